@@ -1,0 +1,53 @@
+"""Windows of a clip through the networks: depth of frames, flow of pairs, at working size."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+Images = UInt8[np.ndarray, "N H W 3"]
+FlowOf = Callable[[Images, Images], Float[Tensor, "N 2 H W"]]
+
+
+def working_size(size: tuple[int, int], long_side: int = 384, multiple: int = 32) -> tuple[int, int]:
+    """Size (w, h) at which networks, solve and refinement run: long side `long_side`, both sides multiples of 32."""
+    scale = long_side / max(size)
+    return tuple(max(multiple, multiple * round(s * scale / multiple)) for s in size)
+
+
+def as_tensor(images: Images, device: str | torch.device = "cpu") -> Float[Tensor, "N 3 H W"]:
+    """uint8 RGB, channels last, to float 0..1, channels first."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def predict_depth(net: nn.Module, images: Images, device: str | torch.device = "cpu", batch: int = 8) -> np.ndarray:
+    """Depth (N, H, W) float32, up to scale, of every image by the depth network."""
+    out = []
+    with torch.inference_mode():
+        for k in range(0, len(images), batch):
+            out.append(net.depth(as_tensor(images[k : k + batch], device))[:, 0].float().cpu().numpy())
+    return np.concatenate(out)
+
+
+def dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
+    """Flow a -> b by OpenCV's DIS (Kroeger et al. 2016), medium preset, on grey images."""
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [[cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in s] for s in (a, b)]
+    flows = [dis.calc(x, y, None) for x, y in zip(*grey, strict=True)]
+    return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+
+
+def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8) -> FlowOf:
+    """The flow network as a function of two stacks of images."""
+
+    def flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
+        out = []
+        with torch.inference_mode():
+            for k in range(0, len(a), batch):
+                out.append(net(as_tensor(a[k : k + batch], device), as_tensor(b[k : k + batch], device))[0].float())
+        return torch.cat(out).cpu()
+
+    return flow

@@ -1,0 +1,167 @@
+"""The data that flows through glvid, and the conventions it obeys, stated once.
+
+Poses       `a_T_b` (4, 4) maps points of frame b into frame a: `a_points = a_T_b @ b_points`. No other spelling.
+Axes        camera x right, y down, z forward; world = first camera of the shot.
+Pixels      centres at .5: the image spans 0..W and 0..H, the top-left pixel's centre is (0.5, 0.5).
+Depth       z along the optical axis, > 0; one unit for depth, path and cloud ("scene", or "m" if something metric fixed it).
+Flow        pixels of the image it goes with; `flow_ij[p]` takes pixel p of i to its match in j.
+Images      float32 RGB 0..1, channels first. Times are seconds, from the container's presentation stamps.
+Sizes       always (width, height); tensor shapes always (..., H, W).
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int, Shaped
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What `video.probe` found out about an input before decoding it."""
+
+    path: Path
+    width: int  # px, upright, square pixels
+    height: int
+    fps: float  # average rate; image folders: the rate asked for
+    duration: float  # s; 0 when the container does not say
+    frames: int | None  # None when the container does not say
+    rotation: int = 0  # degrees that were applied to make frames upright: 0, 90, 180, 270
+    names: tuple[str, ...] = ()  # image folders: source file names, natural order
+    codec: str = ""
+    pixel_aspect: float = 1.0  # sample aspect ratio of the stream, already resampled away in width x height
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame: upright, square pixels."""
+
+    index: int  # index in the source
+    time: float  # s
+    image: Float[Tensor, "3 H W"]  # RGB 0..1
+    name: str = ""  # file name for image folders, else empty
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole camera(s); focal and center in px of an image of `size`."""
+
+    focal: Float[Tensor, "*B 2"]  # fx, fy
+    center: Float[Tensor, "*B 2"]  # cx, cy
+    size: tuple[int, int]  # width, height
+
+    @property
+    def matrix(self) -> Float[Tensor, "*B 3 3"]:
+        """K, in pixels with centres at .5."""
+        K = torch.zeros(*self.focal.shape[:-1], 3, 3, dtype=self.focal.dtype, device=self.focal.device)
+        K[..., 0, 0], K[..., 1, 1] = self.focal.unbind(-1)
+        K[..., :2, 2] = self.center
+        K[..., 2, 2] = 1
+        return K
+
+    def resized(self, size: tuple[int, int]) -> "Intrinsics":
+        """The same camera for the same view resampled to `size`; each axis scales by its own ratio."""
+        ratio = self.focal.new_tensor([size[0] / self.size[0], size[1] / self.size[1]])
+        return Intrinsics(self.focal * ratio, self.center * ratio, tuple(size))
+
+    def to(self, *args, **kwargs) -> "Intrinsics":
+        """Moved or cast like `Tensor.to`."""
+        return replace(self, focal=self.focal.to(*args, **kwargs), center=self.center.to(*args, **kwargs))
+
+    @staticmethod
+    def from_fov(degrees: float, size: tuple[int, int]) -> "Intrinsics":
+        """Square pixels, centred; `degrees` is the horizontal field of view."""
+        f = 0.5 * size[0] / np.tan(np.radians(degrees) / 2)
+        return Intrinsics(torch.tensor([f, f]), torch.tensor([size[0] / 2, size[1] / 2]), size)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive frames fed to the networks."""
+
+    images: Float[Tensor, "B S 3 H W"]
+    times: Float[Tensor, "B S"]
+    intrinsics: Intrinsics | None = None  # (B, 2) where known
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Frame pairs the objective is taken over; any baseline, either direction of time."""
+
+    i: Int[Tensor, " P"]
+    j: Int[Tensor, " P"]
+    flow_ij: Float[Tensor, "P 2 H W"]
+    flow_ji: Float[Tensor, "P 2 H W"]
+    j_T_i: Float[Tensor, "P 4 4"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the networks (or a refinement) say about windows of S frames."""
+
+    depth: Float[Tensor, "B S 1 H W"]
+    flow: Float[Tensor, "B S-1 2 H W"]  # s -> s+1
+    flow_back: Float[Tensor, "B S-1 2 H W"]  # s+1 -> s
+    next_T_this: Float[Tensor, "B S-1 4 4"]
+    moving: Float[Tensor, "B S 1 H W"]  # probability of moving on its own
+    intrinsics: Intrinsics  # (B, 2)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One shot's frames at working size; arrays may be memory-mapped, so read slices.
+
+    A working image covers the whole field of view; its pixels need not be square (fx != fy says so).
+    """
+
+    times: Float64[np.ndarray, " N"]
+    images: Shaped[np.ndarray, "N H W 3"]  # uint8 RGB
+    depth: Shaped[np.ndarray, "N H W"]  # float, the network's, up to scale
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Working size (width, height)."""
+        return self.images.shape[2], self.images.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The camera of one shot, from geometry (solve.py), at the shot's working size."""
+
+    intrinsics: Intrinsics  # (2,) one camera
+    focal_sigma: float | None  # one standard deviation of log focal; None when unknown, 0 when given and fixed
+    observable: bool  # did this shot determine the focal length
+    source: str  # "predicted", "solved", "given"
+    world_T_cam: Float64[Tensor, "N 4 4"]
+    depth_scale: Float64[Tensor, " N"]  # network depth of frame n times this is in the path's unit
+    parallax: float  # median px (per 640 px of width) by which translation shifts static points over the baselines used
+    cost: float  # mean robust reprojection cost, px
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One frame, for users."""
+
+    index: int
+    time: float
+    depth: Float[Tensor, "H W"]
+    flow: Float[Tensor, "2 H W"] | None  # to the next row's frame; None for the last row of a shot
+    moving: Float[Tensor, "H W"]
+    world_T_cam: Float64[Tensor, "4 4"]
+    intrinsics: Intrinsics
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Camera path, camera to world."""
+
+    times: Float64[np.ndarray, " N"]  # s
+    world_T_cam: Float64[np.ndarray, "N 4 4"]
+    unit: str = "scene"

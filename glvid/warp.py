@@ -1,0 +1,82 @@
+"""Looking things up in another image. The only file that calls `grid_sample`."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from glvid.geometry import pixel_grid
+
+
+def sample_at(
+    image: Float[Tensor, "B C H W"], xy: Float[Tensor, "B 2 h w"]
+) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B 1 h w"]]:
+    """Bilinear values of `image` at pixel positions `xy` (centres at .5), and 1 where xy lies inside the image.
+
+    Outside, the border pixel is returned. Sampling at `pixel_grid` gives the image back exactly.
+    """
+    h, w = image.shape[-2:]
+    x, y = xy[:, 0], xy[:, 1]
+    grid = torch.stack([2 * x / w - 1, 2 * y / h - 1], -1)
+    values = F.grid_sample(image, grid.to(image.dtype), "bilinear", "border", align_corners=False)
+    inside = (x > 0) & (x < w) & (y > 0) & (y < h)
+    return values, inside[:, None].to(image.dtype)
+
+
+def warp(
+    image: Float[Tensor, "B C H W"], flow: Float[Tensor, "B 2 H W"]
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 1 H W"]]:
+    """image(p + flow(p)) and 1 where the target lies inside."""
+    size = (flow.shape[-1], flow.shape[-2])
+    return sample_at(image, pixel_grid(size, flow) + flow)
+
+
+def visibility(
+    flow_ij: Float[Tensor, "B 2 H W"], flow_ji: Float[Tensor, "B 2 H W"], floor: float = 1.0, ratio: float = 0.05
+) -> Float[Tensor, "B 1 H W"]:
+    """1 where |F(p) + F'(p + F(p))| < max(floor, ratio |F|) and the target is inside (GeoNet's rule), else 0."""
+    back, inside = warp(flow_ji, flow_ij)
+    gap = (flow_ij + back).norm(dim=1, keepdim=True)
+    return inside * (gap < (ratio * flow_ij.norm(dim=1, keepdim=True)).clamp_min(floor)).to(inside.dtype)
+
+
+def resize(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
+    """Resample to `size` (width, height): area average when shrinking, bilinear when growing."""
+    h, w = x.shape[-2:]
+    if (w, h) == tuple(size):
+        return x
+    shrink = size[0] < w or size[1] < h
+    return F.interpolate(x, (size[1], size[0]), mode="bilinear", align_corners=False, antialias=shrink)
+
+
+def resize_flow(flow: Float[Tensor, "B 2 H W"], size: tuple[int, int]) -> Float[Tensor, "B 2 h w"]:
+    """Resample a flow field; its vectors scale with the image."""
+    h, w = flow.shape[-2:]
+    return resize(flow, size) * flow.new_tensor([size[0] / w, size[1] / h])[:, None, None]
+
+
+def _box(x: Tensor, radius: int) -> Tensor:
+    """Mean over a (2 radius + 1) window, borders counted by what is there."""
+    k = 2 * radius + 1
+    return F.avg_pool2d(x, k, 1, radius, count_include_pad=False)
+
+
+def guided_upsample(
+    x: Float[Tensor, "B C h w"],
+    guide: Float[Tensor, "B 3 H W"],
+    radius: int = 2,
+    eps: float = 1e-3,
+) -> Float[Tensor, "B C H W"]:
+    """Edge-aware upsampling of `x` to the guide's size: fast guided filter (He and Sun 2015, eq. 3-6), grey guide.
+
+    x is fitted as a local linear function of the guide at low resolution; the coefficients are brought up and applied to
+    the full-resolution guide, so that edges of x follow edges of the image.
+    """
+    size = (guide.shape[-1], guide.shape[-2])
+    grey = guide.mean(1, keepdim=True)
+    low = resize(grey, (x.shape[-1], x.shape[-2]))
+    mean_g, mean_x = _box(low, radius), _box(x, radius)
+    variance = _box(low * low, radius) - mean_g * mean_g
+    a = (_box(low * x, radius) - mean_g * mean_x) / (variance + eps)
+    b = mean_x - a * mean_g
+    return resize(_box(a, radius), size) * grey + resize(_box(b, radius), size)
