@@ -1,0 +1,219 @@
+"""Who may write in a run folder: the contract's rules for a folder that exists, and one writer at a time.
+
+Nothing is removed but what run.json or the journal of a run of ours names, and there is no recursive delete.
+The lock file holds the pid of its owner; locks whose owner is dead are taken over.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from glvid import __version__
+from glvid.errors import OutputError, UsageError
+from glvid.formats import cannot_write
+from glvid.results import (
+    CAMERA,
+    FRAMES,
+    JOURNAL,
+    KINDS,
+    LOCK,
+    PREVIEW,
+    SCENE,
+    SCHEMA,
+    TRAJECTORY,
+    read_info,
+    write_info,
+)
+
+FRESH = 5  # s during which a lock without content is taken for one that is just being written
+_TEMPORARY = re.compile(r"\.glvid-\d+-.+|\.preview\.mp4\.part")
+_MAP = re.compile(r"(depth|flow|mask|image)/\d{6,}\.(png|flo|jpg)")
+
+
+@contextmanager
+def claimed(folder: Path, identity: dict[str, Any], resume: bool = False, overwrite: bool = False) -> Iterator[str]:
+    """`prepare`, and `release` at the end whatever happens; yields "new", "resume" or "done"."""
+    verdict = prepare(folder, identity, resume, overwrite)
+    try:
+        yield verdict
+    finally:
+        if verdict != "done":
+            release(folder)
+
+
+def prepare(folder: Path, identity: dict[str, Any], resume: bool = False, overwrite: bool = False) -> str:
+    """Makes the folder ours: "new" (run.json says "running"), "resume" (go on), "done" (nothing to do or touched).
+
+    identity = {"input": ..., "options": ..., "models": ...}; a stored run is the same run when every entry given here
+    equals its own, so leave out what does not change the result (--quiet). Raises UsageError where the contract says 2
+    (not ours; interrupted without --resume; another run without --overwrite), OutputError when locked or not writable.
+    """
+    folder, identity = Path(folder), json.loads(json.dumps(identity))
+    old = _judged(folder, identity, resume, overwrite)
+    if old is not None and old["status"] != "running" and not overwrite:
+        return "done"
+    _claim(folder)
+    try:
+        _sweep(folder)
+        if old is not None and resume and old["status"] == "running" and not _difference(old, identity):
+            return "resume"
+        if old is not None:
+            _replace(folder, old, identity)
+        else:
+            write_info(folder, _started(identity))
+    except OutputError:
+        release(folder)
+        raise
+    return "new"
+
+
+def _judged(folder: Path, identity: dict[str, Any], resume: bool, overwrite: bool) -> dict[str, Any] | None:
+    """run.json of the run that is there, None for a fresh folder; raises where the rules forbid to write."""
+    if not os.path.lexists(folder):
+        return None
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: exists and is no folder; choose another place with -o")
+    _refuse(folder / LOCK)
+    info = read_info(folder)
+    if info is None:
+        with _access(folder):
+            names = sorted(path.name for path in folder.iterdir())
+        foreign = [name for name in names if name not in (LOCK, JOURNAL) and not _TEMPORARY.fullmatch(name)]
+        if foreign:
+            raise UsageError(f"{folder}: holds what is no glvid run ({foreign[0]}); choose another folder with -o")
+        return None
+    difference = _difference(info, identity)
+    if overwrite or (not difference and info["status"] != "running"):
+        return info
+    if difference:
+        raise UsageError(f"{folder}: holds another run ({difference}); use --overwrite to replace it, or another -o")
+    if not resume:
+        raise UsageError(f"{folder}: holds an interrupted run; use --resume to go on, or --overwrite to start again")
+    return info
+
+
+def release(folder: Path) -> None:
+    """Gives the folder free for other runs."""
+    (folder / LOCK).unlink(missing_ok=True)
+
+
+def _claim(folder: Path) -> None:
+    with _access(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    _acquire(folder / LOCK)
+
+
+def _replace(folder: Path, old: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Removes what the old run is known to have written; noted first, removed after: a crash forgets nothing."""
+    mine = _listed(folder, old)
+    with _access(folder):
+        (folder / JOURNAL).write_text("".join(path + "\n" for path in mine), encoding="utf-8")
+        write_info(folder, _started(identity))
+        for path in (*mine, CAMERA, FRAMES, TRAJECTORY, PREVIEW, SCENE):
+            (folder / path).unlink(missing_ok=True)
+
+
+def _started(identity: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, "status": "running", "glvid": __version__, **identity}
+
+
+def _listed(folder: Path, info: dict[str, Any]) -> list[str]:
+    """Maps that run.json or the journal names, as far as they look like ours and lie in a folder of ours."""
+    rows = info.get("frames") if isinstance(info.get("frames"), list) else []
+    names = [str(row.get(kind, "")) for row in rows if isinstance(row, dict) for kind in KINDS]
+    if (folder / JOURNAL).is_file():
+        names += (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
+    here = folder.resolve()
+    return sorted(n for n in set(names) if _MAP.fullmatch(n) and (folder / n).parent.resolve() == (here / n).parent)
+
+
+def _difference(info: dict[str, Any], identity: dict[str, Any]) -> str:
+    """The first entry of `identity` that the stored run has otherwise, in words; empty when it is the same run."""
+    for part, wanted in identity.items():
+        stored = info.get(part)
+        if not isinstance(wanted, dict) or not isinstance(stored, dict):
+            if stored != wanted:
+                return f"{part} differs"
+            continue
+        for key, value in wanted.items():
+            if key not in stored or stored[key] != value:
+                return f"{part} {key} is {stored.get(key)}, not {value}"
+    return ""
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files that a killed run left behind."""
+    with _access(folder):
+        for place in (folder, *(folder / kind for kind in KINDS)):
+            for path in sorted(place.iterdir()) if place.is_dir() and not place.is_symlink() else ():
+                if _TEMPORARY.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _access(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+# ---------------------------------------------------------------- one writer at a time
+
+
+def _acquire(path: Path) -> None:
+    """Creates the lock file. Raises OutputError when a living process holds it, or when it cannot be written."""
+    for _ in range(2):  # the second time round after a dead owner's lock was removed
+        try:
+            with open(path, "x", encoding="ascii") as file:
+                file.write(f"{os.getpid()} {_born(os.getpid())}\n")
+            return
+        except FileExistsError:
+            _refuse(path)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+    raise _held(path, "another run")
+
+
+def _refuse(path: Path) -> None:
+    """Raises OutputError when a living process holds the lock."""
+    try:
+        words, age = path.read_text(encoding="ascii").split(), time.time() - path.stat().st_mtime
+    except (OSError, ValueError):  # no lock, or not one of ours
+        return
+    if words and words[0].isdigit():
+        if _alive(int(words[0]), words[1] if len(words) > 1 else ""):
+            raise _held(path, f"process {words[0]}")
+    elif age < FRESH:
+        raise _held(path, "another run")
+
+
+def _held(path: Path, owner: str) -> OutputError:
+    return OutputError(f"{path.parent}: {owner} is writing there; wait for it, or choose another folder with -o")
+
+
+def _alive(pid: int, born: str) -> bool:
+    """Is it the process that wrote the lock? Containers reuse small pids at once, so its start time must agree too."""
+    if os.name != "posix":
+        return True  # no harmless way to ask there; the message names the folder that holds the lock
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it lives, under another user
+        return True
+    return born in ("", _born(pid))
+
+
+def _born(pid: int) -> str:
+    """Start of the process in clock ticks since boot (proc(5), field 22 of stat); empty where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,212 @@
+"""A pool of rendered frame pairs on disk: one process keeps rendering into it while training draws from it."""
+
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from glvid.errors import GlvidError
+from glvid.types import Intrinsics
+
+Random = np.random.Generator
+
+
+def row_type(size: tuple[int, int]) -> np.dtype:
+    """One rendered pair a, b: images, depth (m), flow a -> b and b -> a (px), where a is visible in b, motion, camera (px)."""
+    w, h = size
+    return np.dtype(
+        [
+            ("image", "u1", (2, h, w, 3)),
+            ("depth", "f2", (2, h, w)),
+            ("flow", "f2", (2, h, w, 2)),
+            ("visible", "u1", (h, w)),
+            ("b_T_a", "f4", (4, 4)),
+            ("focal", "f4", (2,)),
+            ("center", "f4", (2,)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Pool:
+    """`rows` rendered pairs in a ring at `path` (memory-mapped); `path`.count holds how many were ever written."""
+
+    path: Path
+    size: tuple[int, int]
+    rows: int
+
+    def open(self) -> tuple[np.memmap, np.memmap]:
+        """The ring and its counter, made on first use."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        counter = self.path.with_suffix(".count")
+        new = not counter.exists()
+        mode = "w+" if new else "r+"
+        ring = np.memmap(self.path, row_type(self.size), mode, shape=(self.rows,))
+        return ring, np.memmap(counter, np.int64, mode, shape=(1,))
+
+
+def row_of(truth) -> np.ndarray:
+    """A rendered pair (`synthetic.Truth` of two frames) as a row."""
+    h, w = truth.images.shape[-2:]
+    row = np.zeros((), row_type((w, h)))
+    row["image"] = (truth.images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    row["depth"] = truth.depth[:, 0].clamp(1e-3, 6e4).numpy()
+    row["flow"][0], row["flow"][1] = (f[0].permute(1, 2, 0).clamp(-6e4, 6e4).numpy() for f in (truth.flow, truth.flow_back))
+    row["visible"] = truth.visible[0, 0].numpy() > 0.5
+    row["b_T_a"] = (torch.linalg.inv(truth.world_T_cam[1].double()) @ truth.world_T_cam[0].double()).numpy()
+    row["focal"], row["center"] = truth.intrinsics.focal.numpy(), truth.intrinsics.center.numpy()
+    return row
+
+
+def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None, rest: float = 0.0) -> None:
+    """Render into the pool: `count` pairs, or without end. Once full, sleep `rest` times a pair's rendering time after each.
+
+    Pair k of the pool is world `seed + k`, so an interrupted pool goes on with worlds not seen before.
+    """
+    from glvid import synthetic  # not needed by those who only read a pool
+    from glvid.synthetic.scenes import RESERVED
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    ring, counter = pool.open()
+    photos, parent = synthetic.textures(textures) if textures else None, multiprocessing.parent_process()
+    first = seed + int(counter[0])
+    left = RESERVED - first if count is None else count - int(counter[0])
+    began = time.monotonic()
+    for truth in synthetic.samples(first, max(0, left), 2, pool.size, "cpu", photos):
+        ring[counter[0] % pool.rows] = row_of(truth)
+        counter[0] += 1
+        if counter[0] > pool.rows:
+            time.sleep(rest * (time.monotonic() - began))
+        began = time.monotonic()
+        if parent is not None and not parent.is_alive():  # training was killed
+            return
+
+
+@contextmanager
+def filling(pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, least: int = 64) -> Iterator[Pool]:
+    """A second process fills the pool while the block runs; returns once `least` pairs are there."""
+    worker = multiprocessing.get_context("spawn").Process(
+        target=fill, args=(pool, seed, textures, None, rest), daemon=True, name="glvid-render"
+    )
+    worker.start()
+    _, counter = pool.open()
+    try:
+        while counter[0] < min(least, pool.rows):
+            if not worker.is_alive():
+                raise GlvidError(f"rendering into {pool.path} stopped: render one pair alone to see why (pool.fill)")
+            time.sleep(0.2)
+        yield pool
+    finally:
+        worker.terminate()
+        worker.join()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs at training size: images, depth, flow a -> b, visibility, b_T_a, camera; float32, channels first."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    depth: torch.Tensor
+    flow: torch.Tensor
+    visible: torch.Tensor
+    b_T_a: torch.Tensor
+    intrinsics: Intrinsics
+
+
+def window(rng: Random, size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A crop x, y, w, h of an image of `size` for a picture of `target`: its aspect within 12 %, up to 1.9 times zoomed in.
+
+    Half of the crops are as large as fits: the field of view of a whole frame is what networks mostly see.
+    """
+    aspect = target[0] / target[1] * np.exp(rng.uniform(-0.12, 0.12))
+    w, h = min(size[0], size[1] * aspect), min(size[1], size[0] / aspect)
+    zoom = 1.0 if rng.random() < 0.5 else rng.uniform(1, 1.9)
+    w, h = int(round(w / zoom)), int(round(h / zoom))
+    return int(rng.integers(size[0] - w + 1)), int(rng.integers(size[1] - h + 1)), w, h
+
+
+def jittered(rng: Random, images: list[np.ndarray]) -> list[np.ndarray]:
+    """The same random change of exposure, contrast, colour, blur and compression for all `images` (uint8 RGB)."""
+    gain, gamma = np.exp(rng.uniform(-0.15, 0.25)), np.exp(rng.uniform(-0.25, 0.2))
+    tint = np.exp(rng.uniform(-0.12, 0.12, 3))
+    curve = np.arange(256)[:, None] / 255.0
+    table = np.clip(255 * tint * gain * curve**gamma + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
+    grey, blur, quality = rng.random() < 0.15, rng.random() < 0.2, int(rng.integers(25, 95))
+    out = []
+    for image in images:
+        if grey:
+            image = np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+        image = np.stack([cv2.LUT(image[..., c], table[:, c]) for c in range(3)], -1)
+        if blur:
+            image = cv2.GaussianBlur(image, (3, 3), 0)
+        if quality < 70:
+            image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        out.append(image)
+    return out
+
+
+def augmented(rng: Random, row: np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
+    """One row cropped, resampled to `target` (w, h), perhaps turned in time and mirrored, recoloured; everything consistent."""
+    h, w = row["visible"].shape
+    x, y, cw, ch = window(rng, (w, h), target)
+    ratio = np.array([target[0] / cw, target[1] / ch], np.float32)
+    first = int(rng.random() < 0.5)  # time runs backwards half of the time
+
+    def cut(field: np.ndarray, how: int) -> np.ndarray:
+        return cv2.resize(np.ascontiguousarray(field[y : y + ch, x : x + cw]), target, interpolation=how)
+
+    image = [cut(row["image"][k], cv2.INTER_AREA if ratio.min() < 1 else cv2.INTER_LINEAR) for k in (first, 1 - first)]
+    a, b = jittered(rng, image)
+    out = {
+        "a": a,
+        "b": b,
+        "depth": cut(row["depth"][first].astype(np.float32), cv2.INTER_NEAREST),
+        "flow": cut(row["flow"][first].astype(np.float32), cv2.INTER_NEAREST) * ratio,
+        "visible": np.ones(target[::-1], np.float32) if first else cut(row["visible"], cv2.INTER_NEAREST).astype(np.float32),
+        "b_T_a": np.linalg.inv(row["b_T_a"]) if first else row["b_T_a"],
+        "focal": row["focal"] * ratio,
+        "center": (row["center"] - [x, y]) * ratio,
+    }
+    return mirrored(out) if rng.random() < 0.5 else out
+
+
+def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Left and right exchanged; its own inverse."""
+    flip = np.diag([-1.0, 1, 1, 1])
+    out = {k: v[:, ::-1] for k, v in item.items() if k in ("a", "b", "depth", "visible")}
+    width = item["depth"].shape[1]
+    return out | {
+        "flow": item["flow"][:, ::-1] * np.array([-1, 1], np.float32),
+        "b_T_a": flip @ item["b_T_a"] @ flip,
+        "focal": item["focal"],
+        "center": np.array([width - item["center"][0], item["center"][1]]),
+    }
+
+
+def draw(pool: Pool, rng: Random, batch: int, target: tuple[int, int], device: str | torch.device) -> Batch:
+    """A random batch of augmented pairs at `target` size."""
+    ring, counter = pool.open()
+    rows = rng.integers(min(int(counter[0]), pool.rows), size=batch)
+    return collate([augmented(rng, ring[k], target) for k in rows], target, device)
+
+
+def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int], device: str | torch.device) -> Batch:
+    """Items of `augmented` as tensors."""
+    t = {k: torch.from_numpy(np.stack([np.asarray(i[k], np.float32) for i in items])).to(device) for k in items[0]}
+    images = {k: t[k].permute(0, 3, 1, 2) / 255 for k in "ab"}
+    return Batch(
+        **images,
+        depth=t["depth"][:, None],
+        flow=t["flow"].permute(0, 3, 1, 2),
+        visible=t["visible"][:, None],
+        b_T_a=t["b_T_a"],
+        intrinsics=Intrinsics(t["focal"], t["center"], size),
+    )

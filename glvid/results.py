@@ -1,0 +1,324 @@
+"""The run folder (`glvid-run/1`): every file name of it, what stands in the files, and how to read it back.
+
+run.json  camera.json  frames.csv  trajectory.txt  depth/  flow/  mask/  image/  preview.mp4  scene.ply
+
+A run that has not ended also holds a lock (pid of the writer) and a journal (the maps written so far, so that
+--overwrite removes those and nothing else). formats.py has the formats of the maps, claim.py who may write here.
+"""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from glvid import formats
+from glvid.colors import Range, color_range, preview_frame
+from glvid.errors import InputError, OutputError, UsageError
+from glvid.formats import atomic_write, cannot_write, reading
+from glvid.types import Intrinsics, Trajectory
+from glvid.video import write_video
+
+SCHEMA = "glvid-run/1"
+INFO, CAMERA, FRAMES, TRAJECTORY = "run.json", "camera.json", "frames.csv", "trajectory.txt"
+PREVIEW, SCENE = "preview.mp4", "scene.ply"
+STATUS = ("running", "complete", "partial")
+KINDS = ("depth", "flow", "mask", "image")  # what --keep chooses from
+LOCK, JOURNAL = ".glvid-lock", ".glvid-files"
+
+
+# ---------------------------------------------------------------- what a run folder says
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kept frame: a row of frames.csv. Paths are relative to the run folder, empty where nothing is stored."""
+
+    index: int  # index in the source
+    time_s: float
+    name: str = ""  # source file name of image folders
+    depth: str = ""
+    flow: str = ""
+    mask: str = ""
+    image: str = ""
+    shot: int = 0
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Paths of the maps that are stored."""
+        return tuple(path for path in (self.depth, self.flow, self.mask, self.image) if path)
+
+
+COLUMNS = tuple(Row.__dataclass_fields__)
+
+
+def frame_row(
+    number: int,
+    index: int,
+    time_s: float,
+    shot: int,
+    last: bool,
+    name: str = "",
+    keep: Sequence[str] = KINDS,
+    flow_format: str = "png",
+) -> Row:
+    """The row of frame `number` (rows count from 0). `last` of its shot: no flow. `flow_format` is png or flo."""
+    suffix = {"depth": "png", "flow": flow_format, "mask": "png", "image": "jpg"}
+    kinds = [k for k in KINDS if k in keep and not (k == "flow" and last)]
+    return Row(index, float(time_s), name, **{k: f"{k}/{number:06d}.{suffix[k]}" for k in kinds}, shot=shot)
+
+
+def camera_record(
+    stored: Intrinsics, source_size: tuple[int, int], source: str, fx_sigma: float | None, observable: bool
+) -> dict[str, Any]:
+    """camera.json: `stored` is one camera (2,) at the size of the maps; float64 keeps a given K exact to 1e-12.
+
+    `source` is predicted, solved or given; `fx_sigma` in px of the maps, 0 when given and fixed, None when unknown.
+    """
+    stored = stored.to(torch.float64)
+    original = stored.resized(source_size)
+    (fx, fy), (cx, cy) = stored.focal.tolist(), stored.center.tolist()
+    record = {"model": "PINHOLE", "fx": fx, "fy": fy, "cx": cx, "cy": cy}
+    record |= dict(zip(("width", "height"), stored.size, strict=True))
+    record |= {"pixel_center": 0.5, "source": source, "fx_sigma": fx_sigma, "observable": bool(observable)}
+    record |= dict(zip(("source_fx", "source_fy"), original.focal.tolist(), strict=True))
+    record |= dict(zip(("source_cx", "source_cy"), original.center.tolist(), strict=True))
+    return record | {"source_width": source_size[0], "source_height": source_size[1]}
+
+
+def intrinsics_of(camera: dict[str, Any]) -> Intrinsics:
+    """The camera (2,) of a camera.json record at the size of the maps, float64."""
+    focal, center = [camera["fx"], camera["fy"]], [camera["cx"], camera["cy"]]
+    size = (camera["width"], camera["height"])
+    return Intrinsics(torch.tensor(focal, dtype=torch.float64), torch.tensor(center, dtype=torch.float64), size)
+
+
+def depth_record(size: tuple[int, int], scale: float, unit: str, scale_source: str) -> dict[str, Any]:
+    """The `depth` entry of run.json."""
+    record = {"kind": "depth", "format": "png16", "width": size[0], "height": size[1]}
+    return record | {"scale": scale, "unit": unit, "scale_source": scale_source}
+
+
+def flow_record(size: tuple[int, int], flow_format: str) -> dict[str, Any]:
+    """The `flow` entry of run.json."""
+    return {"format": flow_format, "width": size[0], "height": size[1]}
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_info(folder: Path, info: dict[str, Any]) -> None:
+    """run.json. Once its status is not "running" any more the run has ended, and its journal goes."""
+    write_json(folder / INFO, info)
+    if info["status"] != "running":
+        (folder / JOURNAL).unlink(missing_ok=True)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Indented JSON, flushed to disk. Raises ValueError for NaN and infinity, which JSON cannot hold."""
+    atomic_write(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode(), sync=True)
+
+
+def write_camera(folder: Path, camera: dict[str, Any]) -> None:
+    """camera.json, from `camera_record`."""
+    write_json(folder / CAMERA, camera)
+
+
+def write_frames(folder: Path, rows: Sequence[Row]) -> None:
+    """frames.csv; times with 9 decimals, as in trajectory.txt."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    table.writerows((asdict(row) | {"time_s": f"{row.time_s:.9f}"}).values() for row in rows)
+    atomic_write(folder / FRAMES, text.getvalue().encode())
+
+
+def write_trajectory(folder: Path, trajectory: Trajectory) -> None:
+    """trajectory.txt, one pose per row."""
+    formats.write_trajectory(folder / TRAJECTORY, trajectory)
+
+
+def write_frame(folder: Path, row: Row, scale: float, depth=None, flow=None, moving=None, image=None) -> None:
+    """The maps that `row` names: depth (H, W) in the run's unit, flow (2, H, W), moving (H, W), image (H, W, 3) uint8.
+
+    The journal hears of them first, so that --overwrite of an interrupted run finds every one. Raises OutputError.
+    """
+    try:
+        with open(folder / JOURNAL, "a", encoding="utf-8") as journal:
+            journal.writelines(path + "\n" for path in row.maps)
+    except OSError as error:
+        raise cannot_write(folder / JOURNAL, error) from error
+    if row.depth:
+        formats.write_depth(folder / row.depth, depth, scale)
+    if row.flow:
+        formats.write_flow(folder / row.flow, flow)
+    if row.mask:
+        formats.write_mask(folder / row.mask, moving)
+    if row.image:
+        formats.write_image(folder / row.image, image)
+
+
+def is_written(folder: Path, row: Row) -> bool:
+    """Are all maps of the row there? Files are whole or absent, so a resumed run may skip such a row."""
+    return all((folder / path).is_file() for path in row.maps)
+
+
+def write_preview(run: "RunFolder", fps: float, limits: Range | None = None) -> None:
+    """preview.mp4 from the stored maps; `limits` default to those of about 30 frames spread over the clip."""
+    limits = limits or preview_range(run)
+    images = (preview_frame(run.image(row), run.depth(row), run.flow(row), limits) for row in run.rows)
+    write_video(run.path / PREVIEW, images, fps)
+
+
+def preview_range(run: "RunFolder") -> Range:
+    """One range of colours for the whole clip."""
+    rows = run.rows[:: max(1, len(run.rows) // 30)]
+    depth = np.stack([run.depth(row)[::8, ::8] for row in rows])
+    flow = [np.linalg.norm(run.flow(row)[:, ::8, ::8], axis=0) for row in rows if row.flow]
+    return color_range(depth, np.stack(flow) if flow else np.ones(1))
+
+
+# ---------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder opened for reading; maps are read when asked for. A missing or damaged file is an InputError."""
+
+    path: Path
+    info: dict[str, Any]
+    camera: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of every stored map."""
+        return self.camera["width"], self.camera["height"]
+
+    @property
+    def intrinsics(self) -> Intrinsics:
+        """The clip's camera (2,) at the stored size, float64."""
+        return intrinsics_of(self.camera)
+
+    def depth(self, row: Row) -> Float32[np.ndarray, "H W"]:
+        """z-depth in the run's unit, NaN where nothing is said."""
+        return self._checked(row, "depth", formats.read_depth(self._stored(row, "depth"), self.info["depth"]["scale"]))
+
+    def flow(self, row: Row) -> Float32[np.ndarray, "2 H W"] | None:
+        """Flow to the next row's frame in px, NaN where unknown; None where none is stored (last row of a shot)."""
+        return self._checked(row, "flow", formats.read_flow(self._stored(row, "flow"))) if row.flow else None
+
+    def mask(self, row: Row) -> Float32[np.ndarray, "H W"]:
+        """Probability of moving on its own, 0..1."""
+        return self._checked(row, "mask", formats.read_mask(self._stored(row, "mask")))
+
+    def image(self, row: Row) -> UInt8[np.ndarray, "H W 3"]:
+        """RGB at the size of the maps."""
+        return self._checked(row, "image", formats.read_image(self._stored(row, "image")))
+
+    def trajectory(self) -> Trajectory:
+        """Camera path, one pose per row."""
+        path = formats.read_trajectory(self.path / TRAJECTORY, self.info["depth"]["unit"])
+        if len(path.times) != len(self.rows):
+            counts = f"{len(path.times)} poses for {len(self.rows)} frames"
+            raise InputError(f"{self.path / TRAJECTORY}: holds {counts}; run infer again")
+        return path
+
+    def _stored(self, row: Row, kind: str) -> Path:
+        if not getattr(row, kind):
+            raise UsageError(f"{self.path}: holds no {kind} of frame {row.index}; run infer with {kind} in --keep")
+        return _inside(self.path, getattr(row, kind))
+
+    def _checked(self, row: Row, kind: str, array: np.ndarray) -> np.ndarray:
+        h, w = array.shape[:2] if kind == "image" else array.shape[-2:]
+        if (w, h) != self.size:
+            stated = f"{self.size[0]}x{self.size[1]}"
+            raise InputError(f"{self.path / getattr(row, kind)}: is {w}x{h}, {CAMERA} says {stated}; run infer again")
+        return array
+
+
+def open_run(folder: Path | str, finished: bool = True) -> RunFolder:
+    """Opens a run folder. Raises UsageError for what is none and, if `finished`, for an interrupted run."""
+    folder = Path(folder)
+    info = read_info(folder)
+    if info is None:
+        raise UsageError(f"{folder}: is no run folder ({SCHEMA}); give the folder that `glvid infer` wrote")
+    if finished and info.get("status") not in ("complete", "partial"):
+        raise UsageError(f"{folder}: holds an interrupted run; finish it with `glvid infer ... --resume`")
+    with reading(folder / INFO):
+        float(info["depth"]["scale"]), info["depth"]["unit"]  # what the readers rely on
+    return RunFolder(folder, info, read_camera(folder), read_frames(folder))
+
+
+def read_info(folder: Path) -> dict[str, Any] | None:
+    """run.json, or None when the folder holds none of ours."""
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(info, dict) and info.get("schema") == SCHEMA and info.get("status") in STATUS
+    return info if ours else None
+
+
+def read_camera(folder: Path) -> dict[str, Any]:
+    """camera.json. Raises InputError when missing or damaged."""
+    with reading(folder / CAMERA):
+        camera = json.loads((folder / CAMERA).read_text(encoding="utf-8"))
+        intrinsics_of(camera)
+    return camera
+
+
+def read_frames(folder: Path) -> tuple[Row, ...]:
+    """frames.csv. Raises InputError when missing or damaged."""
+    with reading(folder / FRAMES), open(folder / FRAMES, newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if tuple(table.fieldnames or ()) != COLUMNS:
+            raise ValueError(f"header is not {','.join(COLUMNS)}")
+        cast = {"index": int, "time_s": float, "shot": int}
+        return tuple(Row(**{k: cast.get(k, str)(v) for k, v in line.items()}) for line in table)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """folder / name, for a name that a file gave us; InputError when it leads out of the folder."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{folder}: {FRAMES} names a file outside the run folder ({name!r}); run infer again")
+    return path
+
+
+# ---------------------------------------------------------------- disk
+
+
+def estimate(
+    frames: int,
+    size: tuple[int, int],
+    keep: Sequence[str] = KINDS,
+    flow_format: str = "png",
+    max_points: int = 2_000_000,
+) -> int:
+    """Bytes a run of so many frames will take: maps, preview and cloud, on the safe side of what was measured."""
+    per_pixel = {"depth": 1.3, "flow": 1.3 if flow_format == "png" else 8.0, "mask": 0.15, "image": 0.35}
+    maps = sum(per_pixel[kind] for kind in keep) * size[0] * size[1]
+    preview = 0.15 * 3 * min(size[0], 640) ** 2 * size[1] / size[0]
+    cloud = 15 * min(max_points, frames * size[0] * size[1])
+    return int(frames * (maps + preview)) + cloud
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises OutputError when the disk that (will) hold the folder has less than `needed` bytes free."""
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: needs about {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free; "
+            "free some space, or store less with --keep, --max-size or --stride"
+        )

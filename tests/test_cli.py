@@ -1,0 +1,297 @@
+"""The command line from outside: options, exit codes, one-line errors, what goes where."""
+
+import inspect
+import io
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import wave
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import glvid
+from glvid import cli, infer
+from glvid.errors import InputError
+from glvid.video import write_video
+
+CONTRACT = """out refine steps intrinsics fix-intrinsics distortion depth-model flow flow-format masks mask-polarity
+    keep start end stride fps max-size device precision seed resume overwrite allow-partial json quiet debug""".split()
+DOCUMENT = {
+    "schema": "glvid-run/1",
+    "status": "complete",
+    "frames": 2,
+    "camera": {"width": 64, "height": 48, "fx": 60.0, "fx_sigma": 1.0, "source": "solved", "observable": True},
+    "depth": {"unit": "scene"},
+    "refine": {"mode": "none", "loss_first": None, "loss_last": None},
+    "seconds": {"total": 1.0},
+    "warnings": [],
+}
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, np.random.default_rng(0).integers(0, 255, (3, 48, 64, 3), np.uint8), 10)
+    return path
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Puts `act(source, folder)` in the place of a run; it returns run.json's content."""
+
+    def replace(act):
+        monkeypatch.setattr(infer, "run", lambda source, out, options, report: act(source, out))
+        monkeypatch.setattr(cli, "show_summary", lambda document, folder: None)
+
+    return replace
+
+
+def said(capsys):
+    """What stderr holds: one line for people, no traceback."""
+    err = capsys.readouterr().err
+    assert err.startswith("glvid: ") and err.count("\n") == 1
+    return err
+
+
+# ---------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["infer", "--help"], ["export-ply", "--help"]], ids=" ".join
+)
+def test_help_is_light_and_fast(arguments):
+    heavy = "torch numpy cv2 av open3d"
+    code = f"""
+import sys
+from glvid.cli import command
+code = command({arguments})
+print(sorted(set({heavy!r}.split()) & sys.modules.keys()))
+sys.exit(code)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # s of a core: others may share it
+
+
+def test_version_is_the_package_s(capsys):
+    assert cli.command(["--version"]) == 0
+    assert capsys.readouterr().out == f"glvid {glvid.__version__}\n"
+
+
+def test_options_of_the_contract_exist(capsys):
+    assert cli.command(["infer", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [name for name in CONTRACT if f"--{name} " not in shown] == []
+
+
+def test_defaults_are_those_of_the_library():
+    told = inspect.signature(cli.infer).parameters
+    for name, field in infer.InferOptions.__dataclass_fields__.items():
+        default = told[name].default
+        assert (cli.kinds(default) if name == "keep" else default) == field.default, name
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def nothing(path):
+    return path / "nowhere.mp4"
+
+
+def empty_folder(path):
+    (path / "empty").mkdir()
+    return path / "empty"
+
+
+def zero_bytes(path):
+    (path / "zero.mp4").touch()
+    return path / "zero.mp4"
+
+
+def text(path):
+    (path / "text.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
+    return path / "text.mp4"
+
+
+def sound(path):
+    with wave.open(str(path / "sound.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 8000, "NONE", ""))
+        file.writeframes(bytes(16000))
+    return path / "sound.wav"
+
+
+@pytest.mark.parametrize("make, code", [(nothing, 2), (empty_folder, 3), (zero_bytes, 3), (text, 3), (sound, 3)])
+@pytest.mark.parametrize("name", ["infer", "probe"])
+def test_unusable_inputs(name, make, code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.command([name, str(source)]) == code
+    assert str(source) in said(capsys)
+    assert sorted(tmp_path.rglob("*")) == before  # no run folder is begun
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--refine", "all"],
+        ["--stride", "0"],
+        ["--fps", "0"],
+        ["--keep", "depth,colour"],
+        ["--intrinsics", "500,500"],
+        ["--intrinsics", "fov=200"],
+        ["--nonsense"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_options(arguments, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(["infer", "--quiet", str(clip), *arguments]) == 2
+    said(capsys)
+    assert list(tmp_path.iterdir()) == [clip]
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(clip, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/me.jpg").write_text("x")
+    assert cli.command(["infer", "--quiet", "--overwrite", str(clip), "-o", str(tmp_path / "photos")]) == 2
+    assert "photos" in said(capsys)
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["me.jpg"]
+
+
+def test_export_ply_refuses_what_is_no_run_and_what_exists(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(["export-ply", str(empty_folder(tmp_path))]) == 2
+    assert "empty" in said(capsys)
+    (tmp_path / "empty.ply").write_text("mine")
+    assert cli.command(["export-ply", str(tmp_path / "empty")]) == 2
+    assert "--overwrite" in said(capsys)
+    assert (tmp_path / "empty.ply").read_text() == "mine"
+
+
+# ---------------------------------------------------------------- several inputs, and how a run ends
+
+
+def test_run_folders(tmp_path):
+    names = ["a/x.mp4", "b/x.mov", "x-2.mp4", "c/x"]
+    folders = cli.run_folders([tmp_path / name for name in names], tmp_path / "out")
+    assert [path.name for path in folders] == ["x.glvid", "x-2.glvid", "x-2-2.glvid", "x-3.glvid"]
+    assert {path.parent for path in folders} == {tmp_path / "out"}
+    assert cli.run_folders([tmp_path / "x.mp4"], tmp_path / "out") == [tmp_path / "out"]
+    assert [str(path) for path in cli.run_folders([tmp_path / "my.clip.mp4"], None)] == ["my.clip.glvid"]
+
+
+def test_one_bad_input_does_not_stop_the_others(clip, tmp_path, pretend, capsys):
+    pretend(lambda source, out: DOCUMENT | {"folder": out.name})
+    missing = str(tmp_path / "missing.mp4")
+    assert cli.command(["infer", "--json", "--quiet", str(clip), missing, str(clip), "-o", str(tmp_path / "runs")]) == 2
+    captured = capsys.readouterr()
+    first, second, third = json.loads(captured.out)
+    assert (first["folder"], third["folder"]) == ("clip.glvid", "clip-2.glvid")
+    assert second["exit_code"] == 2 and missing in captured.err
+
+
+def test_json_is_all_of_stdout(clip, pretend, capsys):
+    pretend(lambda source, out: DOCUMENT)
+    assert cli.command(["infer", "--json", str(clip)]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == DOCUMENT
+    assert "takes about" in captured.err  # said before the start
+
+
+def test_lost_frames(clip, pretend):
+    pretend(lambda source, out: DOCUMENT | {"status": "partial"})
+    assert cli.command(["infer", "-q", str(clip)]) == 7
+    assert cli.command(["infer", "-q", "--allow-partial", str(clip)]) == 0
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [(InputError("bad\nfile"), 3), (KeyboardInterrupt(), 130), (MemoryError(), 6), (RuntimeError("boom"), 1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_end_in_one_line(error, code, clip, pretend, capsys):
+    def fail(source, out):
+        raise error
+
+    pretend(fail)
+    assert cli.command(["infer", "-q", str(clip)]) == code
+    assert ("--debug" in said(capsys)) == (code == 1)
+    assert cli.command(["infer", "-q", "--debug", str(clip)]) == code
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_the_whole_batch(clip, pretend, capsys):
+    seen = []
+
+    def interrupt(source, out):
+        seen.append(out)
+        raise KeyboardInterrupt
+
+    pretend(interrupt)
+    assert cli.command(["infer", "-q", str(clip), str(clip)]) == 130
+    assert len(seen) == 1
+    assert "--resume" in said(capsys)
+
+
+def test_sigterm(clip, pretend, monkeypatch, capsys):
+    pretend(lambda source, out: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(sys, "argv", ["glvid", "infer", "-q", str(clip)])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143
+    said(capsys)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]], ids=" ".join)
+def test_a_closed_stdout_is_no_error(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "glvid", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_no_bars_and_no_colour_without_a_terminal(capsys):
+    with cli.progress(quiet=False) as report:
+        report.stage("decode", 2)
+        report.advance(2)
+        report.note("a [red]note[/red] of " + 200 * "x")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "decode (2)\na [red]note[/red] of " + 200 * "x" + "\n"
+
+
+def test_quiet_says_nothing(capsys):
+    with cli.progress(quiet=True) as report:
+        report.stage("decode", 2)
+        report.note("nothing")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_for_every_stage():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with cli.Bars(screen) as bars:
+        bars.stage("decode", 2)
+        bars.advance(2)
+        bars.stage("solve", None)
+        bars.advance()
+        bars.stage("write", 5)
+        bars.advance(3)
+    last = screen.file.getvalue()
+    assert all(text in last for text in ("decode", "2/2", "solve", "1/1", "write", "3/3"))

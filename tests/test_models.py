@@ -1,0 +1,37 @@
+"""What is shipped in models/: every file is in the index, matches it, loads, says its licence, and has a card."""
+
+import pytest
+import torch
+
+from glvid import weights
+
+NAMES = sorted(weights.DEFAULTS.values())
+
+
+def test_index_and_folder_agree():
+    files = {p.stem: p.name for p in weights.folder().glob("*.safetensors")}
+    assert {name: entry["file"] for name, entry in weights.index().items()} == files
+    assert set(NAMES) <= set(files)
+
+
+@pytest.mark.parametrize("kind", list(weights.DEFAULTS))
+def test_default_weights_load_and_answer(kind):
+    net, info = weights.load(weights.DEFAULTS[kind], kind)
+    entry = weights.index()[weights.DEFAULTS[kind]]
+    assert info["sha256"] == entry["sha256"] and info["licence"] == entry["licence"] != ""
+    assert info["trained"]["steps"] > 0
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        out = net.depth(image) if kind == "depth" else net(image, image)[0]
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_has_a_card_with_licence_and_checksum_of_its_data(name):
+    card = (weights.folder() / f"{name}.md").read_text()
+    for word in ("## Licence", "## Trained on", "## Measured", "Apache-2.0"):
+        assert word in card, word
+
+
+def test_models_stay_small_enough_for_a_wheel():
+    assert sum(p.stat().st_size for p in weights.folder().glob("*.safetensors")) < 25e6

@@ -1,0 +1,111 @@
+"""Shapes, ranges and gradients of the three networks; the pieces that have an answer known by hand."""
+
+import pytest
+import torch
+
+from glvid.geometry import pixel_grid
+from glvid.networks import KINDS, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
+from glvid.networks.flow import convex_upsample, correlation
+
+SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
+SMALL_FLOW = FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def images(batch=2, size=(96, 64)):
+    return torch.rand(batch, 3, size[1], size[0])
+
+
+@pytest.mark.parametrize("size", [(96, 64), (128, 32), (32, 96)])
+def test_depth_has_four_scales_within_the_range(size):
+    net = DepthNet(SMALL)
+    w, h = size
+    disparities = net(images(size=size))
+    assert [tuple(d.shape) for d in disparities] == [(2, 1, h >> k, w >> k) for k in range(4)]
+    for d in disparities:
+        assert (d >= 1 / SMALL.far).all() and (d <= 1 / SMALL.near).all()
+    assert torch.equal(net.depth(images(size=size)).shape and torch.ones(1), torch.ones(1))
+
+
+def test_untrained_depth_is_about_ten_everywhere():
+    depth = DepthNet(SMALL).depth(images())
+    assert depth.shape == (2, 1, 64, 96)
+    assert (depth.log() - torch.tensor(10.0).log()).abs().max() < 0.1
+
+
+def test_depth_sees_the_whole_picture():
+    """A change in one corner reaches the opposite one (through the context block)."""
+    net, a = DepthNet(SMALL).eval(), images(1, (256, 192))
+    b = a.clone()
+    b[..., :64, :64] = 0
+    with torch.no_grad():
+        moved = (net.features(a)[0] - net.features(b)[0]).abs()[..., -1, -1]
+    assert moved.max() > 0
+
+
+def test_batch_members_do_not_see_each_other():
+    net, x = DepthNet(SMALL), images(3)
+    with torch.no_grad():
+        assert torch.allclose(net.depth(x)[1:2], net.depth(x[1:2]), rtol=1e-4)
+
+
+def test_flow_shapes_and_start_at_zero():
+    a, b = images(), images()
+    flows = FlowNet(SMALL_FLOW)(a, b)
+    assert [tuple(f.shape[-2:]) for f in flows] == [(64, 96), (16, 24), (8, 12), (4, 6), (2, 3)]
+    assert all((f == 0).all() for f in flows)
+
+
+def test_correlation_peaks_at_the_shift():
+    a = torch.nn.functional.normalize(torch.randn(1, 16, 12, 14), dim=1)
+    b = torch.roll(a, (2, -1), (2, 3))  # a(x, y) reappears at (x - 1, y + 2)
+    cost = correlation(a, b, 3)[..., 4:-4, 4:-4]
+    best = cost.argmax(1)
+    assert (best == (2 + 3) * 7 + (-1 + 3)).all()
+
+
+def test_convex_upsampling_keeps_a_constant_and_scales_it():
+    flow = torch.tensor([1.0, -2.0])[None, :, None, None].expand(1, 2, 4, 6)
+    up = convex_upsample(flow, torch.randn(1, 9 * 16, 4, 6), 4)
+    assert up.shape == (1, 2, 16, 24)
+    assert torch.allclose(up, 4 * flow[..., :1, :1].expand_as(up), atol=1e-5)
+
+
+def test_convex_upsampling_puts_pixels_where_they_belong():
+    """With all weight on the centre, pixel (x, y) of the result is pixel (x // 4, y // 4) of the input."""
+    flow = pixel_grid((6, 4), torch.zeros(1))[None]
+    mask = torch.zeros(1, 9, 16, 4, 6)
+    mask[:, 4] = 50
+    up = convex_upsample(flow, mask.flatten(1, 2), 4)
+    assert torch.allclose(up, 4 * flow.repeat_interleave(4, 2).repeat_interleave(4, 3), atol=1e-4)
+
+
+def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
+    net, a, b = CameraNet(), images(), images()
+    b_T_a, a_T_b, K = net(a, b)
+    assert (b_T_a - torch.eye(4)).abs().max() < 1e-3
+    assert torch.allclose(K.focal, torch.tensor([0.8 * 96, 0.8 * 64]).expand(2, 2), rtol=0.1)
+    assert torch.allclose(K.center, torch.tensor([48.0, 32.0]).expand(2, 2), rtol=0.1)
+    assert K.size == (96, 64)
+    with torch.no_grad():
+        back, forth, other = net(b, a)
+    assert torch.allclose(back, a_T_b, atol=1e-6) and torch.allclose(forth, b_T_a, atol=1e-6)
+    assert torch.allclose(other.focal, K.focal, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_parameter_learns(kind):
+    """After one step away from the zero start, no parameter has a gradient of exactly zero or one that is not finite."""
+    net = KINDS[kind][0]()
+    for p in net.parameters():  # zero-started layers block what lies before them
+        p.data += 0.02 * torch.randn_like(p)
+    a, b = images(), images()
+    out = net(a) if kind == "depth" else net(a, b)
+    parts = [out[0], out[1], out[2].focal, out[2].center] if kind == "camera" else out
+    sum((x * torch.randn_like(x)).sum() for x in parts).backward()
+    for name, p in net.named_parameters():
+        assert torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
