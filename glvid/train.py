@@ -1,8 +1,8 @@
-"""Training: one straight loop over one stage. `flow` and `depth` (depth and camera) learn from rendered truth, `joint` from
-real clips by the self-supervised objective, with rendered truth replayed so that nothing is forgotten.
+"""Training: one straight loop over one stage. `flow` and `depth` (depth and camera) learn from rendered truth, `joint`
+from real clips by the self-supervised objective, with rendered truth replayed so that nothing is forgotten.
 
     python -m glvid.train --stage depth --out runs/depth --steps 20000 --textures FOLDER
-    python -m glvid.train --stage joint --out runs/joint --init runs/depth/weights --data CLIPS --exclude @test_clips.txt
+    python -m glvid.train --stage joint --out runs/joint --init runs/depth/weights --data CLIPS --exclude @patterns.txt
 
 The output folder: `log.jsonl` (one object per step), `checkpoints/last.pt` (resume), `weights/<kind>-small.safetensors`
 (running mean of the parameters), `pool/` (rendered pairs) and `clips/` (decoded frames). Nothing is written elsewhere.
@@ -39,7 +39,7 @@ STAGES = {"flow": ("flow",), "depth": ("depth", "camera"), "joint": ("depth", "c
 REPLAY = 0.5  # share of rendered batches in stage `joint`
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
-TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds measured on; seeds from 900,000 are kept for evaluation
+TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds watched; those from 900,000 are for evaluation
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Options:
     rate: float = 4e-4
     seed: int = 0
     rows: int = 1500  # rendered pairs kept; 2 MB each
+    held: int = 32  # rendered pairs watched, never trained on
     every: float = 240.0  # seconds between checkpoints
     render: bool = True  # keep rendering while training
     device: str = "cpu"
@@ -81,7 +82,7 @@ def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 
 def depth_loss(disparities: list[Tensor], depth: Tensor) -> dict[str, Tensor]:
-    """Log-depth against truth: L1 after the median offset is taken away, gradients over several steps, and a little absolute.
+    """Log-depth against truth: L1 after the median offset is taken away, slopes over several steps, a little absolute.
 
     Scale-invariant because one picture does not show its scale (Eigen et al. 2014); gradients keep edges sharp
     (Li and Snavely 2018). The absolute part makes neighbouring frames agree on one scale. Sky counts a third.
@@ -103,7 +104,7 @@ def depth_loss(disparities: list[Tensor], depth: Tensor) -> dict[str, Tensor]:
 
 
 def slopes(e: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
-    """Mean |difference| of e over steps of 1, 2, 4, 8 px; differences above 1 count less (an edge a pixel off is no tragedy)."""
+    """Mean |difference| of e over steps of 1, 2, 4, 8 px; beyond 1 it counts no more (an edge a pixel off)."""
     mean = e.new_zeros(())
     for k in range(scales):
         s, v = e[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
@@ -116,7 +117,7 @@ def slopes(e: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
 def camera_loss(b_T_a: Tensor, a_T_b: Tensor, lens: Intrinsics, batch: Batch) -> dict[str, Tensor]:
     """Predicted motion judged by where it sends the true points, in 1 % of the width; focal in log, centre in widths.
 
-    Judging by flow weighs rotation and translation as the picture does (an angle error matters, a metre far away does not).
+    Judging by flow weighs rotation and translation as the picture does.
     """
     depth, K = F.max_pool2d(batch.depth.clamp(0.3, CAP), 8), batch.intrinsics
     K = K.resized((depth.shape[-1], depth.shape[-2]))
@@ -142,9 +143,9 @@ def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
     return loss
 
 
-# --- stages: networks and a batch to a loss and its parts ---------------------------------------------------------------
+# --- stages: networks and a batch to a loss and its parts -------------------------------------------------------------
 
-DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.05, "motion": 0.05, "back": 0.05, "focal": 0.05, "center": 0.05}
+DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1, "motion": 0.05, "back": 0.05, "focal": 0.05, "center": 0.05}
 
 
 def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -166,7 +167,7 @@ def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> 
 
 SUPERVISED = {"depth": depth_stage, "flow": flow_stage}
 
-# What differs from refinement: the camera network's motion is rough, so geometry counts less and the start's shape more.
+# Unlike refinement: the camera network's motion is rough, so geometry counts less and the shape of the start more.
 JOINT = LossWeights(structure=0.1, epipolar=0.005, prior_depth=0.2, prior_gradient=0.4)
 
 
@@ -185,7 +186,7 @@ def predicted(nets: nn.ModuleDict, images: Tensor) -> Outputs:
 
 @torch.no_grad()
 def disagreement(depth: Tensor, flow: Tensor, motion: Tensor, lens: Intrinsics) -> Tensor:
-    """Probability (B, S - 1, 1, H, W) that a pixel moves on its own: rigid and seen flow differ by more than most do."""
+    """Probability (B, S - 1, 1, H, W) that a pixel moves on its own: rigid and seen flow differ more than most."""
     each = Intrinsics(lens.focal[:, None], lens.center[:, None], lens.size)
     rigid, _ = rigid_flow(depth, each, motion)
     gap = (rigid - flow).norm(dim=2, keepdim=True) / (1 + 0.2 * flow.norm(dim=2, keepdim=True))
@@ -203,7 +204,7 @@ def joint_stage(nets: nn.ModuleDict, images: Tensor, teacher: nn.Module) -> tupl
     return total(flat[0], flat[1], pairs, lens, flat[2], JOINT, initial_depth=initial)
 
 
-# --- the loop -----------------------------------------------------------------------------------------------------------
+# --- the loop ---------------------------------------------------------------------------------------------------------
 
 
 def train(options: Options) -> Path:
@@ -231,11 +232,12 @@ def train(options: Options) -> Path:
             loss.backward()
             norm = nn.utils.clip_grad_norm_(nets.parameters(), 1.0)
             if not torch.isfinite(norm):
-                raise GlvidError(f"training became not finite at step {step}: the last good state is {last}; --resume it")
+                raise GlvidError(f"training is not finite at step {step}: the last good state is {last}; --resume")
             optimiser.step()
             average(mean, nets, step)
-            facts = {"step": step, "loss": float(loss.detach()), "norm": float(norm), "seconds": time.monotonic() - began}
-            log.write(json.dumps(facts | {k: round(float(v.detach()), 5) for k, v in parts.items()}) + "\n")
+            facts = {"loss": loss.detach(), "norm": norm, "seconds": time.monotonic() - began}
+            facts |= {k: v.detach() for k, v in parts.items()}
+            log.write(json.dumps({"step": step} | {k: round(float(v), 5) for k, v in facts.items()}) + "\n")
             if step in (0, options.steps - 1) or time.monotonic() - saved > options.every:
                 save(last, step + 1, nets, mean, optimiser, options)
                 log.write(json.dumps({"step": step, "held": held(mean, options)}) + "\n")
@@ -254,7 +256,7 @@ def start(options: Options) -> tuple[nn.ModuleDict, nn.ModuleDict, torch.optim.O
     mean = nn.ModuleDict({kind: KINDS[kind][0](nets[kind].config) for kind in nets}).to(options.device)
     mean = mean.to(memory_format=torch.channels_last).requires_grad_(False)
     mean.load_state_dict(nets.state_dict())
-    return nets, mean, torch.optim.AdamW(nets.parameters(), options.rate, betas=(0.9, 0.98), weight_decay=0.02)
+    return nets, mean, torch.optim.AdamW(nets.parameters(), options.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
 
 
 def schedule(step: int, steps: int, warm: int = 300) -> float:
@@ -314,22 +316,22 @@ def training_pool(options: Options) -> Pool:
     return Pool(options.out / "pool" / "train.bin", options.rendered, options.rows)
 
 
-def held(mean: nn.ModuleDict, options: Options, rows: int = 32) -> dict[str, float]:
+def held(mean: nn.ModuleDict, options: Options) -> dict[str, float]:
     """Mean loss parts of the averaged networks on worlds never trained on, and Abs Rel after median scaling (depth)."""
-    pool = Pool(options.out / "pool" / "held.bin", options.rendered, rows)
+    pool = Pool(options.out / "pool" / "held.bin", options.rendered, options.held)
     if options.render:
-        fill(pool, HELD_SEED, options.textures, count=rows)
+        fill(pool, HELD_SEED, options.textures, count=options.held)
     _, counter = pool.open()
     if not counter[0]:
         return {}
-    batch = draw(pool, np.random.default_rng(0), rows, options.size, options.device)
+    batch = draw(pool, np.random.default_rng(0), options.held, options.size, options.device)
     with torch.inference_mode():
         out = {}
         if "depth" in mean:
-            out |= {k: float(v) for k, v in depth_stage(mean, batch)[1].items()} | {"abs_rel": abs_rel(mean["depth"], batch)}
+            out |= depth_stage(mean, batch)[1] | {"abs_rel": abs_rel(mean["depth"], batch)}
         if "flow" in mean:
-            out |= {k: float(v) for k, v in flow_stage(mean, batch)[1].items()}
-    return {k: round(v, 4) for k, v in out.items()}
+            out |= flow_stage(mean, batch)[1]
+    return {k: round(float(v), 4) for k, v in out.items()}
 
 
 def abs_rel(net: nn.Module, batch: Batch) -> float:
@@ -375,7 +377,7 @@ def open_log(path: Path, begin: int) -> Iterator:
 
 
 def as_size(text: str) -> tuple[int, int]:
-    """"384x224" to (384, 224)."""
+    """ "384x224" to (384, 224)."""
     w, h = text.split("x")
     return int(w), int(h)
 

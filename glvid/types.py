@@ -74,7 +74,7 @@ class Intrinsics:
     @staticmethod
     def from_fov(degrees: float, size: tuple[int, int]) -> "Intrinsics":
         """Square pixels, centred; `degrees` is the horizontal field of view."""
-        f = 0.5 * size[0] / np.tan(np.radians(degrees) / 2)
+        f = float(0.5 * size[0] / np.tan(np.radians(degrees) / 2))
         return Intrinsics(torch.tensor([f, f]), torch.tensor([size[0] / 2, size[1] / 2]), size)
 
 

@@ -3,7 +3,8 @@
 A weight file carries its architecture: its metadata holds, as JSON under the key "glvid", `kind` (depth, flow, camera),
 `config` (the fields of that network's config), `version` of glvid, `licence` and `trained` (facts for people).
 Tensors are stored as float16 (half the size; measured effect on depth below 0.1 %) and computed with as float32.
-`index.json` beside the shipped files holds name -> file, kind, sha256, licence, config; a shipped file that does not match is refused.
+`index.json` beside the shipped files holds name -> file, kind, sha256, licence, config; a shipped file that differs is
+refused.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ def folder() -> Path:
 
 
 def index(models: Path | None = None) -> dict[str, dict]:
-    """Shipped weights by name: `file, kind, sha256, licence, config`. Raises ModelError where the index is missing or broken."""
+    """Shipped weights by name: `file, kind, sha256, licence, config`. Raises ModelError if the index is unreadable."""
     path = (models or folder()) / "index.json"
     try:
         return json.loads(path.read_text())
@@ -57,7 +58,7 @@ def load(name: str | Path, kind: str, device: str | torch.device = "cpu") -> tup
     path, expected = _find(str(name))
     digest = sha256(path)
     if expected and digest != expected:
-        raise ModelError(f"{path} is damaged: its sha256 is not the one in index.json; reinstall glvid or fetch it again")
+        raise ModelError(f"{path} is damaged: its sha256 is not the one in index.json; reinstall glvid")
     state, info = _read(path)
     module = _build(info, kind, path)
     _fill(module, state, path)
@@ -68,7 +69,7 @@ def load(name: str | Path, kind: str, device: str | torch.device = "cpu") -> tup
 def save(module: nn.Module, path: Path, info: dict | None = None, half: bool = True) -> str:
     """Write `module` with its architecture and `info` (`licence`, `trained`) to `path`; returns the file's sha256.
 
-    The file appears complete or not at all. Raises ModelError if a value is not finite, OutputError if it cannot be written.
+    The file appears complete or not at all. Raises ModelError if a value is not finite, OutputError if writing fails.
     """
     dtype = torch.float16 if half else torch.float32
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
@@ -130,7 +131,7 @@ def _find(name: str) -> tuple[Path, str | None]:
         return path, None
     shipped = index()
     if name not in shipped:
-        raise ModelError(f"no model called '{name}': shipped are {', '.join(shipped)}; or give a path to a .safetensors file")
+        raise ModelError(f"no model called '{name}': shipped are {', '.join(shipped)}; or give a .safetensors file")
     path = folder() / shipped[name]["file"]
     if not path.is_file():
         raise ModelError(f"the shipped model {path} is missing: reinstall glvid")
@@ -177,7 +178,7 @@ def _build(info: dict, kind: str, path: Path) -> nn.Module:
     try:
         return network(config(**values))
     except (TypeError, ValueError) as error:
-        raise ModelError(f"{path} describes a network this glvid does not know ({_line(error)}): update glvid") from error
+        raise ModelError(f"{path} holds a network this glvid does not know ({_line(error)}): update glvid") from error
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -115,7 +115,7 @@ def write_run(
     results.write_info(folder, info | {"status": "running"})
     run = results.open_run(folder, finished=False)
     if {"depth", "image"} <= set(keep):
-        results.write_preview(run, 25)
+        results.write_preview(run, 25.0)
     write_ply(folder / results.SCENE, fuse(run))
     results.write_info(folder, info)
     claim.release(folder)

@@ -207,7 +207,7 @@ def check_preview(run: Path, frames: int) -> None:
 
 
 def check_scene(run: Path, info: dict) -> None:
-    """scene.ply: binary little endian, float32 x y z, uchar red green blue, finite, whole, not more than --max-points."""
+    """scene.ply: binary little endian, float32 x y z, uchar red green blue, finite, whole, capped."""
     data = (run / "scene.ply").read_bytes()
     head, mark, body = data.partition(b"end_header\n")
     lines = [line for line in head.decode("ascii", "replace").splitlines() if not line.startswith("comment")]

@@ -45,7 +45,7 @@ def test_depth_colors_are_inferno_of_inverse_depth():
     levels = np.uint8([[255, round(255 / 3), 0, 0, 255, 0, 0]])
     expected = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[..., ::-1]
     expected[0, 5] = 0
-    assert np.array_equal(depth_colors(depth, 1, 4), expected)
+    assert np.array_equal(depth_colors(depth, 1.0, 4.0), expected)
 
 
 def test_color_range_ignores_what_is_not_finite():
@@ -64,8 +64,10 @@ def test_color_range_ignores_what_is_not_finite():
 def test_preview_is_even_and_not_wider_than_full_hd(size, panel):
     assert panel_size(size) == panel
     w, h = size
-    frame = preview_frame(np.full((h, w, 3), 7, np.uint8), np.full((h, w), 2.0), None, Range(1, 4, 5))
+    frame = preview_frame(np.full((h, w, 3), 7, np.uint8), np.full((h, w), 2.0), None, Range(1.0, 4.0, 5.0))
     assert frame.shape == (panel[1], 3 * panel[0], 3) and frame.dtype == np.uint8
     assert (frame[:, : panel[0]] == 7).all() and (frame[:, 2 * panel[0] :] == 0).all()
-    moved = preview_frame(np.zeros((h, w, 3), np.uint8), np.full((h, w), 2.0), np.zeros((2, h, w)), Range(1, 4, 5))
+    moved = preview_frame(
+        np.zeros((h, w, 3), np.uint8), np.full((h, w), 2.0), np.zeros((2, h, w)), Range(1.0, 4.0, 5.0)
+    )
     assert (moved[:, 2 * panel[0] :] == 255).all()

@@ -50,9 +50,18 @@ def copy(run, tmp_path) -> results.RunFolder:
     return results.open_run(shutil.copytree(run.path, tmp_path / "copy.glvid"))
 
 
+CELL = 0.025  # m, a voxel of the room's cloud, which averages round the edges where two planes meet
+
+
 def off_surface(points: np.ndarray) -> np.ndarray:
     """Distance to the nearest of the room's three planes."""
     return np.min(np.abs([points[:, 1] - 1.2, points[:, 2] - 8, points[:, 0] + 3]), 0)
+
+
+def assert_on_surface(points: np.ndarray) -> None:
+    """In a room of 8 m, 16-bit depth costs 0.1 mm; more is off only where planes meet."""
+    distance = off_surface(points)
+    assert np.percentile(distance, 99) < 1e-3 and distance.max() < CELL
 
 
 # ---------------------------------------------------------------- the cloud
@@ -61,7 +70,7 @@ def off_surface(points: np.ndarray) -> np.ndarray:
 def test_cloud_lies_on_the_true_surface_in_true_colours(run, truth):
     cloud = fuse(run)
     assert len(cloud.points) > 10_000
-    assert off_surface(cloud.points).max() < 1e-3  # m, in a room of 8 m: 16-bit depth and voxel means in corners
+    assert_on_surface(cloud.points)
     for axis, offset in ((1, 1.2), (2, 8), (0, -3)):
         assert (np.abs(cloud.points[:, axis] - offset) < 1e-3).mean() > 0.05, "a surface is missing"
     waves = np.sin(cloud.points @ np.array([[3, 1, 2], [-2, 4, 1], [1, -3, 3.5]]) * 2.2)
@@ -88,7 +97,7 @@ def test_wrong_depth_in_one_frame_is_refused(copy, truth):
     scale = copy.info["depth"]["scale"]
     wrong = (truth.depth[3] * 0.8 / scale).astype(np.uint16)
     cv2.imwrite(str(copy.path / copy.rows[3].depth), wrong)
-    assert off_surface(fuse(copy).points).max() < 0.01
+    assert_on_surface(fuse(copy).points)
 
 
 def test_sky_is_absent(copy, truth):
@@ -97,7 +106,7 @@ def test_sky_is_absent(copy, truth):
         raw = cv2.imread(str(copy.path / row.depth), cv2.IMREAD_UNCHANGED)
         raw[:30] = 65535
         cv2.imwrite(str(copy.path / row.depth), raw)
-    assert off_surface(fuse(copy).points).max() < 1e-3
+    assert_on_surface(fuse(copy).points)
     text = (copy.path / "run.json").read_text()
     info = json.loads(text)
     for row in copy.rows:
@@ -129,13 +138,14 @@ def test_only_the_longest_shot_is_fused(truth, tmp_path):
     assert longest_shot(both).tolist() == [2, 3, 4, 5]
     first = np.linalg.inv(truth.world_T_cam[2])  # that shot's world is its first camera
     points = fuse(both).points.astype(np.float64)
-    assert off_surface((points - first[:3, 3]) @ first[:3, :3]).max() < 1e-3
+    assert_on_surface((points - first[:3, 3]) @ first[:3, :3])
 
 
 def test_one_frame_gives_its_own_points(tmp_path):
     single = write_run(tmp_path / "a", room(1))
     cloud = fuse(single)
-    assert len(cloud.points) > 10_000 and off_surface(cloud.points).max() < 1e-3
+    assert len(cloud.points) > 10_000
+    assert_on_surface(cloud.points)
 
 
 def test_without_images_grey_and_without_depth_refused(truth, tmp_path):
@@ -148,9 +158,9 @@ def test_without_images_grey_and_without_depth_refused(truth, tmp_path):
 
 
 def test_larger_pictures_are_sampled(tmp_path):
-    """400x400 takes every second pixel... of 160,000 about 100,000; the half-pixel shift of the grid must be right."""
-    cloud = fuse(write_run(tmp_path / "a", room(3, (640, 480))))
-    assert 30_000 < len(cloud.points) < 3 * 80_000
+    """Of 480x480 every second pixel: the half-pixel shift of the grid must be right."""
+    cloud = fuse(write_run(tmp_path / "a", room(2, (480, 480))))
+    assert 30_000 < len(cloud.points) < 2 * 240 * 240
     assert np.median(off_surface(cloud.points)) < 1e-4
 
 
@@ -171,15 +181,15 @@ def test_edges_but_not_slopes_are_found(truth):
     moving = truth.moving[0] > 0
     rim = cv2.dilate(moving.astype(np.uint8), np.ones((3, 3))) > cv2.erode(moving.astype(np.uint8), np.ones((3, 3)))
     assert edge[rim].mean() > 0.95
-    assert edge[~cv2.dilate(rim.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 0.01
+    assert edge[~cv2.dilate(rim.astype(np.uint8), np.ones((9, 9))).astype(bool)].mean() < 0.02  # the room's own edges
 
 
 def test_a_soft_edge_is_an_edge_all_along():
-    """Depth 2 to 6 over 8 px, as networks draw it: nothing on the ramp may float in the cloud."""
-    depth = np.interp(np.arange(100), [46, 54], [2, 6]).astype(np.float32)[None].repeat(80, 0)
-    K = Intrinsics(torch.tensor([90.0, 90.0]), torch.tensor([50.0, 40.0]), (100, 80))
+    """Depth 2 to 6 over 10 px, as networks draw it: nothing on the ramp may float in the cloud."""
+    depth = np.interp(np.arange(320), [155, 165], [2, 6]).astype(np.float32)[None].repeat(240, 0)
+    K = Intrinsics(torch.tensor([300.0, 300.0]), torch.tensor([160.0, 120.0]), (320, 240))
     edge = on_edge(1 / depth, K)
-    assert edge[:, 47:54].all() and not edge[:, :44].any() and not edge[:, 57:].any()
+    assert edge[:, 155:166].all() and not edge[:, :153].any() and not edge[:, 168:].any()
 
 
 def test_seen_ratio_of_points_before_on_and_behind_a_wall():
@@ -285,10 +295,8 @@ def test_ply_refuses_what_is_not_finite(tmp_path):
 
 def test_clean_drops_what_is_far_from_everything(run):
     cloud = fuse(run)
-    dirty = Cloud(
-        np.concatenate([cloud.points, [[0, -5, 3]]]).astype(np.float32), np.append(cloud.colors, [[0] * 3], 0)
-    )
-    cleaned = clean(dirty.__class__(dirty.points, dirty.colors.astype(np.uint8)))
+    points, colors = np.float32([*cloud.points, [0, -5, 3]]), np.uint8([*cloud.colors, [0, 0, 0]])
+    cleaned = clean(Cloud(points, colors))
     assert 0.9 * len(cloud.points) < len(cleaned.points) <= len(cloud.points)
     assert cleaned.points[:, 1].min() > -4
 
@@ -304,8 +312,14 @@ def test_mesh_lies_on_the_true_surface_without_the_mover(run, truth, tmp_path):
     shape = mesh(run, voxel=0.05)
     points = shape.vertices.points
     assert len(shape.triangles) > 5000
-    corners = (np.abs([points[:, 1] - 1.2, points[:, 2] - 8, points[:, 0] + 3]) < 0.3).sum(0) > 1
-    assert np.percentile(off_surface(points[~corners]), 95) < 0.01  # a fifth of a voxel
+    assert np.linalg.norm(points[:, None] - [ball(k) for k in range(6)], axis=-1).min() > 0.7
+    for axis, offset in ((1, 1.2), (2, 8), (0, -3)):
+        distance = points[np.abs(points[:, axis] - offset) < 0.2, axis] - offset
+        assert abs(np.median(distance)) < 0.001  # half a pixel off gives 0.02
+        assert np.percentile(np.abs(distance), 90) < 0.04  # less than a voxel
+    waves = np.sin(points @ np.array([[3, 1, 2], [-2, 4, 1], [1, -3, 3.5]]) * 2.2)
+    color = (128 + 50 * waves + 40 * np.sin(points.sum(-1, keepdims=True) * 9)).clip(0, 255)
+    assert np.median(np.abs(shape.vertices.colors - color)) < 12
     edges = points[shape.triangles]
     normals = np.cross(edges[:, 1] - edges[:, 0], edges[:, 2] - edges[:, 0])
     floor = np.abs(edges[..., 1] - 1.2).max(1) < 0.02

@@ -1,4 +1,4 @@
-"""Formats: what is written is what is read, byte for byte where a reference reader exists; nothing half-written stays."""
+"""Formats: what is written is what is read, as the reference readers see it; nothing half-written stays."""
 
 import builtins
 import errno

@@ -28,7 +28,6 @@ def test_depth_has_four_scales_within_the_range(size):
     assert [tuple(d.shape) for d in disparities] == [(2, 1, h >> k, w >> k) for k in range(4)]
     for d in disparities:
         assert (d >= 1 / SMALL.far).all() and (d <= 1 / SMALL.near).all()
-    assert torch.equal(net.depth(images(size=size)).shape and torch.ones(1), torch.ones(1))
 
 
 def test_untrained_depth_is_about_ten_everywhere():
@@ -99,7 +98,7 @@ def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
 
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_parameter_learns(kind):
-    """After one step away from the zero start, no parameter has a gradient of exactly zero or one that is not finite."""
+    """One step away from the zero start, no parameter has a gradient of exactly zero or one that is not finite."""
     net = KINDS[kind][0]()
     for p in net.parameters():  # zero-started layers block what lies before them
         p.data += 0.02 * torch.randn_like(p)

@@ -45,7 +45,7 @@ def test_a_run_reads_back_as_written(good, truth):
     for k, row in enumerate(run.rows):
         assert np.abs(run.depth(row) - truth.depth[k]).max() <= 0.5 * scale + 1e-6  # float32 at 8 m
         assert np.abs(run.mask(row) - truth.moving[k]).max() < 1 / 255
-        assert np.abs(run.image(row).astype(float) - truth.images[k]).mean() < 4
+        assert np.abs(run.image(row).astype(float) - truth.images[k]).mean() < 6  # JPEG 4:2:0 of a gaudy texture
         assert row.time_s == pytest.approx(k / 30, abs=1e-9)
     for row, flow in zip(run.rows, truth.flow, strict=False):
         assert np.abs(run.flow(row) - flow).max() <= 1 / 128 + 1e-5
@@ -66,7 +66,7 @@ def test_a_run_with_flo_and_two_shots_obeys_the_contract(tmp_path, truth):
 
 def test_a_given_camera_is_returned_as_given():
     """KITTI's, stored at another aspect ratio: the source fields give it back to float64."""
-    given = Intrinsics.from_fov(60, (1242, 375)).to(torch.float64)
+    given = Intrinsics.from_fov(60.0, (1242, 375)).to(torch.float64)
     given.focal[:] = given.focal.new_tensor([721.5377, 721.5377])
     given.center[:] = given.center.new_tensor([609.5593, 172.854])
     record = results.camera_record(given.resized((640, 193)), (1242, 375), "given", 0.0, True)

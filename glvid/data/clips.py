@@ -52,7 +52,7 @@ def read_patterns(arguments: Iterable[str]) -> list[str]:
 
 
 def find(folders: Iterable[Path], exclude: Iterable[str]) -> list[Path]:
-    """Videos, and folders of at least three pictures, anywhere below `folders`. Raises UsageError where there are none."""
+    """Videos, and folders of at least three pictures, anywhere below `folders`. Raises UsageError where none is."""
     found = []
     for folder in folders:
         if not folder.is_dir():
@@ -73,7 +73,7 @@ def _pictures(folder: Path) -> int:
 
 
 def footage(path: Path, cache: Path, size_of: Callable[[tuple[int, int]], tuple[int, int]]) -> Footage:
-    """The clip decoded into `cache` at the size (w, h) that `size_of` makes of its own, or what was decoded there before."""
+    """The clip decoded into `cache` at the size (w, h) that `size_of` makes of its own, or what lies there already."""
     from glvid import video  # PyAV: only for those who decode
 
     clip = video.probe(path)
@@ -93,7 +93,7 @@ def footage(path: Path, cache: Path, size_of: Callable[[tuple[int, int]], tuple[
 
 
 def windows(clips: list[Footage], rng: Random, batch: int, most: int = 4) -> UInt8[np.ndarray, "B 3 H W C"]:
-    """`batch` windows of three frames, 1 to `most` frames apart, of clips of one size; mirrored and recoloured at random."""
+    """`batch` windows of three frames, 1 to `most` apart, of clips of one size; mirrored and recoloured at random."""
     first = clips[int(rng.integers(len(clips)))]
     alike = [c for c in clips if c.images.shape[1:] == first.images.shape[1:]]
     out = []

@@ -18,7 +18,7 @@ Random = np.random.Generator
 
 
 def row_type(size: tuple[int, int]) -> np.dtype:
-    """One rendered pair a, b: images, depth (m), flow a -> b and b -> a (px), where a is visible in b, motion, camera (px)."""
+    """One rendered pair a, b: images, depth (m), flow both ways (px), where a is visible in b, motion, camera (px)."""
     w, h = size
     return np.dtype(
         [
@@ -57,7 +57,8 @@ def row_of(truth) -> np.ndarray:
     row = np.zeros((), row_type((w, h)))
     row["image"] = (truth.images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
     row["depth"] = truth.depth[:, 0].clamp(1e-3, 6e4).numpy()
-    row["flow"][0], row["flow"][1] = (f[0].permute(1, 2, 0).clamp(-6e4, 6e4).numpy() for f in (truth.flow, truth.flow_back))
+    flows = torch.cat([truth.flow, truth.flow_back]).permute(0, 2, 3, 1)
+    row["flow"] = flows.nan_to_num(0).clamp(-6e4, 6e4).numpy()
     row["visible"] = truth.visible[0, 0].numpy() > 0.5
     row["b_T_a"] = (torch.linalg.inv(truth.world_T_cam[1].double()) @ truth.world_T_cam[0].double()).numpy()
     row["focal"], row["center"] = truth.intrinsics.focal.numpy(), truth.intrinsics.center.numpy()
@@ -65,7 +66,7 @@ def row_of(truth) -> np.ndarray:
 
 
 def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None, rest: float = 0.0) -> None:
-    """Render into the pool: `count` pairs, or without end. Once full, sleep `rest` times a pair's rendering time after each.
+    """Render into the pool, `count` pairs or without end. Once full, sleep `rest` times the time of a pair after each.
 
     Pair k of the pool is world `seed + k`, so an interrupted pool goes on with worlds not seen before.
     """
@@ -122,7 +123,7 @@ class Batch:
 
 
 def window(rng: Random, size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A crop x, y, w, h of an image of `size` for a picture of `target`: its aspect within 12 %, up to 1.9 times zoomed in.
+    """A crop x, y, w, h of an image of `size` for a picture of `target`: its aspect within 12 %, up to 1.9 x zoom.
 
     Half of the crops are as large as fits: the field of view of a whole frame is what networks mostly see.
     """
@@ -154,7 +155,7 @@ def jittered(rng: Random, images: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def augmented(rng: Random, row: np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
-    """One row cropped, resampled to `target` (w, h), perhaps turned in time and mirrored, recoloured; everything consistent."""
+    """One row cropped, resampled to `target` (w, h), perhaps reversed in time, mirrored, recoloured; all agree."""
     h, w = row["visible"].shape
     x, y, cw, ch = window(rng, (w, h), target)
     ratio = np.array([target[0] / cw, target[1] / ch], np.float32)
@@ -170,7 +171,7 @@ def augmented(rng: Random, row: np.ndarray, target: tuple[int, int]) -> dict[str
         "b": b,
         "depth": cut(row["depth"][first].astype(np.float32), cv2.INTER_NEAREST),
         "flow": cut(row["flow"][first].astype(np.float32), cv2.INTER_NEAREST) * ratio,
-        "visible": np.ones(target[::-1], np.float32) if first else cut(row["visible"], cv2.INTER_NEAREST).astype(np.float32),
+        "visible": cut(row["visible"] | np.uint8(first), cv2.INTER_NEAREST).astype(np.float32),
         "b_T_a": np.linalg.inv(row["b_T_a"]) if first else row["b_T_a"],
         "focal": row["focal"] * ratio,
         "center": (row["center"] - [x, y]) * ratio,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from types import ModuleType
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from glvid.errors import UsageError
 from glvid.exports.ply import Cloud
 from glvid.results import RunFolder
 from glvid.types import Intrinsics
+
+T = TypeVar("T")
 
 MAX_POINTS = 2_000_000  # 30 MB of PLY
 VIEWS = 60  # fused at most, spread evenly over the shot
@@ -144,7 +147,7 @@ def on_edge(inverse: Float32[np.ndarray, "H W"], camera: Intrinsics) -> Bool[np.
     return edge | ~(inverse**2 > GRAZING**2 * normal * (u * u + v * v + 1))
 
 
-def surrounded(items: Iterable[View], reach: int) -> Iterator[tuple[View, list[View]]]:
+def surrounded(items: Iterable[T], reach: int) -> Iterator[tuple[T, list[T]]]:
     """Every item with those up to `reach` before and after it; holds 2 reach + 1 of them."""
     held = deque([None] * (2 * reach + 1), 2 * reach + 1)
     for number, item in enumerate(chain(items, [None] * reach)):

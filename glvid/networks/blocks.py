@@ -1,4 +1,4 @@
-"""What the networks share. No norm uses batch statistics: training batches mix rooms and motorways, refinement has one clip."""
+"""What the networks share. No norm uses batch statistics: training mixes rooms and roads, refinement has one clip."""
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +12,21 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 def conv(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> nn.Conv2d:
-    """Convolution that keeps (or divides by `stride`) the size."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    """Convolution that keeps (or divides by `stride`) the size; He et al. 2015 initialisation, bias 0."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class Residual(nn.Module):
-    """Pre-activation residual block (He et al. 2016b) of two 3x3 convolutions; starts as the identity."""
+    """Pre-activation residual block (He et al. 2016b) of two 3x3 convolutions; its branch starts at half strength."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.norm1, self.conv1 = norm(channels), conv(channels, channels)
         self.norm2, self.conv2 = norm(channels), conv(channels, channels)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        self.conv2.weight.data *= 0.5
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         y = self.conv1(F.relu(self.norm1(x)))
@@ -46,11 +48,12 @@ class Stage(nn.Sequential):
     """Halve the size, then `blocks` residual blocks."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int):
-        super().__init__(conv(inputs, outputs, 2), *(Residual(outputs) for _ in range(blocks)))
+        down = (norm(inputs), nn.ReLU(), conv(inputs, outputs, 2))
+        super().__init__(*down, *(Residual(outputs) for _ in range(blocks)))
 
 
 def coordinates(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 H W"]:
-    """Image position of every pixel, -1..1 on both axes (Liu et al. 2018, CoordConv): where the horizon is matters for depth."""
+    """Image position of every pixel, -1..1 on both axes (Liu et al. 2018, CoordConv): depth follows the horizon."""
     b, _, h, w = x.shape
     ys = torch.linspace(-1, 1, h, dtype=x.dtype, device=x.device)[:, None].expand(h, w)
     xs = torch.linspace(-1, 1, w, dtype=x.dtype, device=x.device)[None].expand(h, w)

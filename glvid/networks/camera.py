@@ -14,25 +14,25 @@ from glvid.types import Intrinsics
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """Channels at 1/4, 1/8, 1/16, 1/32, 1/64 of the size; `twist` scales the motion so that training starts near none."""
+    """Channels at 1/4, 1/8, 1/16, 1/32, 1/64 of the size."""
 
     channels: tuple[int, ...] = (24, 48, 64, 96, 160)
     hidden: int = 128
-    twist: float = 0.01
+    twist: tuple[float, float] = (0.2, 0.02)  # m and rad a unit of the head stands for: typical motion between frames
     focal: float = 0.8  # focal length over width of the untrained network
 
 
 class CameraNet(nn.Module):
-    """Motion of the camera between two frames, and its intrinsics (GLNet, section 3.1; Gordon et al. 2019, section 3.4).
+    """Motion of the camera between two frames, and its intrinsics (GLNet, section 3.1; Gordon et al. 2019, 3.4).
 
-    Intrinsics: focal = softplus(.) * (W, H), centre = (. + 0.5) * (W, H). The motion is a twist scaled by 0.01.
+    Intrinsics: focal = softplus(.) * (W, H), centre = (. + 0.5) * (W, H). The motion is a scaled twist, near none at first.
     """
 
     def __init__(self, config: CameraConfig | None = None):
         super().__init__()
         self.config = config = config or CameraConfig()
         c2, *rest = config.channels
-        self.stem = nn.Sequential(conv(24, c2), nn.ReLU())
+        self.stem = conv(24, c2)
         self.stages = nn.Sequential(*(Stage(a, b, 1) for a, b in zip([c2, *rest], rest, strict=False)))
         self.last = nn.Sequential(norm(rest[-1]), nn.ReLU(), conv(rest[-1], config.hidden), nn.ReLU())
         grid = config.hidden * 3 * 3  # motion and field of view need to know where in the image things move
@@ -55,7 +55,8 @@ class CameraNet(nn.Module):
     ) -> tuple[Float[Tensor, "B 4 4"], Float[Tensor, "B 4 4"], Intrinsics]:
         """b_T_a, a_T_b and one camera per pair, in px of the images; H, W multiples of 32."""
         seen = self.features(torch.cat([a, b]), torch.cat([b, a]))
-        b_T_a, a_T_b = se3_exp(self.config.twist * self.motion(seen).float()).chunk(2)
+        move, turn = self.motion(seen).float().split(3, -1)
+        b_T_a, a_T_b = se3_exp(torch.cat([self.config.twist[0] * move, self.config.twist[1] * turn], -1)).chunk(2)
         lens = torch.stack(self.lens(seen).float().chunk(2)).mean(0)
         size = (a.shape[-1], a.shape[-2])
         scale = lens.new_tensor(size)

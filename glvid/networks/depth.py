@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from glvid.networks.blocks import Context, Residual, Stage, conv, coordinates, double, norm, standardised
 
 
+START = 10.0  # depth that the untrained network says everywhere
+
+
 @dataclass(frozen=True)
 class DepthConfig:
-    """Channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the size; residual blocks from 1/4 on; depth range in units of the output."""
+    """Channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the size; residual blocks from 1/4 on; range of depth."""
 
     channels: tuple[int, ...] = (32, 48, 96, 144, 192)
     blocks: tuple[int, ...] = (1, 1, 2, 2)
@@ -33,6 +36,19 @@ class Join(nn.Module):
         return self.blocks(self.mix(double(self.below(below)) + self.skip(skip)))
 
 
+class Head(nn.Module):
+    """Features to logits in float32: the bias is added there, because bfloat16 has steps of 3 % at its size."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.norm, self.conv = norm(inputs), conv(inputs, outputs)
+        nn.init.normal_(self.conv.weight, std=1e-3)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N H W"]:
+        y = F.conv2d(F.relu(self.norm(x)), self.conv.weight, padding=1)
+        return y.float() + self.conv.bias[:, None, None]
+
+
 class DepthNet(nn.Module):
     """Depth of one frame (GLNet, section 3.1: encoder-decoder with sigmoid disparity at four scales).
 
@@ -46,23 +62,17 @@ class DepthNet(nn.Module):
         c2, c4, c8, c16, c32 = config.channels
         self.stem = conv(12, c2)  # on 2x2 pixels at once
         self.stages = nn.ModuleList(
-            Stage(a, b, n) for a, b, n in zip((c2, c4, c8, c16 + 2), (c4, c8, c16, c32), config.blocks, strict=True)
+            Stage(a, b, n) for a, b, n in zip((c2, c4, c8, c16), (c4, c8, c16, c32), config.blocks, strict=True)
         )
+        self.place = conv(2, c32, kernel=1)
         self.context = nn.Sequential(Context(c32), Residual(c32))
         self.up16, self.up8, self.up4 = Join(c32, c16, c16), Join(c16, c8, c8), Join(c8, c4, c4, blocks=0)
         self.up2 = nn.Sequential(norm(c4), nn.ReLU(), conv(c4, c2))
-        self.skip2, self.mix2 = conv(c2, c2, kernel=1), nn.Sequential(norm(c2), nn.ReLU(), conv(c2, c2), nn.ReLU())
-        self.heads = nn.ModuleList(conv(c, n) for c, n in ((c8, 1), (c4, 1), (c2, 1), (c2, 4)))
-        self._start_at(10.0)
-
-    def _start_at(self, depth: float) -> None:
-        """Let the untrained network say `depth` everywhere, and every finer head add nothing."""
-        near, far = self.config.near, self.config.far
-        share = torch.tensor((1 / depth - 1 / far) / (1 / near - 1 / far))
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=1e-3)
-            nn.init.zeros_(head.bias)
-        nn.init.constant_(self.heads[0].bias, float(torch.logit(share)))
+        self.skip2, self.mix2 = conv(c2, c2, kernel=1), nn.Sequential(norm(c2), nn.ReLU(), conv(c2, c2))
+        self.heads = nn.ModuleList(Head(c, n) for c, n in ((c8, 1), (c4, 1), (c2, 1), (c2, 4)))
+        near, far = config.near, config.far
+        share = torch.tensor((1 / START - 1 / far) / (1 / near - 1 / far))
+        self.heads[0].conv.bias.data[:] = torch.logit(share)
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
         """Decoder features at 1/8, 1/4 and 1/2."""
@@ -70,7 +80,8 @@ class DepthNet(nn.Module):
         x4 = self.stages[0](x2)
         x8 = self.stages[1](x4)
         x16 = self.stages[2](x8)
-        x32 = self.context(self.stages[3](torch.cat([x16, coordinates(x16)], 1)))
+        x32 = self.stages[3](x16)
+        x32 = self.context(x32 + self.place(coordinates(x32)))
         y8 = self.up8(self.up16(x32, x16), x8)
         y4 = self.up4(y8, x4)
         return y8, y4, self.mix2(double(self.up2(y4)) + self.skip2(x2))
@@ -78,10 +89,10 @@ class DepthNet(nn.Module):
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B 1 _h _w"]]:
         """Disparity (1 / depth, within 1 / far .. 1 / near) at full, 1/2, 1/4 and 1/8 size; H, W multiples of 32."""
         y8, y4, y2 = self.features(images)
-        l8 = self.heads[0](y8).float()
-        l4 = double(l8) + self.heads[1](y4).float()
-        l2 = double(l4) + self.heads[2](y2).float()
-        l1 = double(l2) + F.pixel_shuffle(self.heads[3](y2), 2).float()
+        l8 = self.heads[0](y8)
+        l4 = double(l8) + self.heads[1](y4)
+        l2 = double(l4) + self.heads[2](y2)
+        l1 = double(l2) + F.pixel_shuffle(self.heads[3](y2), 2)
         near, far = self.config.near, self.config.far
         return [1 / far + (1 / near - 1 / far) * torch.sigmoid(x) for x in (l1, l2, l4, l8)]
 

@@ -24,10 +24,10 @@ class FlowConfig:
 def correlation(
     a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], radius: int
 ) -> Float[Tensor, "B (2*{radius}+1)**2 H W"]:
-    """Product of a(p) and b(p + d), over sqrt(C), for every shift |d|_inf <= radius, rows first (PWC-Net, eq. 2); 0 outside.
+    """Product of a(p) and b(p + d), over sqrt(C), for every shift |d|_inf <= radius, rows first (PWC-Net, eq. 2).
 
-    Every row of a is multiplied with whole rows of b and the diagonal band kept: many more products than needed, but as
-    matrix products they take a third of the time of shifting b.
+    0 outside b. Every row of a is multiplied with whole rows of b and the diagonal band kept: many more products than
+    needed, but as matrix products they take a third of the time of shifting b.
     """
     batch, channels, h, w = a.shape
     n, wide = 2 * radius + 1, w + 2 * radius
@@ -42,7 +42,7 @@ def correlation(
 def convex_upsample(
     flow: Float[Tensor, "B 2 h w"], mask: Float[Tensor, "B M h w"], factor: int
 ) -> Float[Tensor, "B 2 H W"]:
-    """Each fine vector is a learned convex combination of 3x3 coarse ones (RAFT, section 3.3); vectors grow by `factor`."""
+    """Each fine vector is a learned convex combination of 3x3 coarse ones (RAFT, section 3.3), `factor` x as long."""
     b, _, h, w = flow.shape
     weights = mask.reshape(b, 1, 9, factor, factor, h, w).softmax(2)
     near = F.unfold(F.pad(flow * factor, (1, 1, 1, 1), mode="replicate"), 3).view(b, 2, 9, 1, 1, h, w)
@@ -50,7 +50,7 @@ def convex_upsample(
 
 
 class FlowNet(nn.Module):
-    """Flow by warping and local cost volumes over a pyramid (PWC-Net, Sun et al. 2018), one decoder shared by all levels.
+    """Flow by warping and local cost volumes over a pyramid (PWC-Net, Sun et al. 2018), one decoder for all levels.
 
     Levels 1/32 to 1/4; each looks `radius` px around what the level below found. The last is brought to half size by
     learned convex combinations, from there to full size by bilinear ones.
@@ -61,14 +61,13 @@ class FlowNet(nn.Module):
         self.config = config = config or FlowConfig()
         c2, *rest = config.channels
         m, k = config.matched, config.hidden
-        self.stem = nn.Sequential(conv(12, c2), nn.ReLU())
+        self.stem = conv(12, c2)
         self.stages = nn.ModuleList(Stage(a, b, 1) for a, b in zip([c2, *rest], rest, strict=False))
         self.match = nn.ModuleList(nn.Sequential(norm(c), conv(c, m, kernel=1)) for c in rest)
         self.mix = nn.Sequential(conv((2 * config.radius + 1) ** 2 + 2 * m + 2, k), nn.ReLU(), conv(k, k), Residual(k))
         self.state, self.step = conv(k, m), conv(k, 2)
         self.mask = nn.Sequential(nn.ReLU(), conv(k, 9 * 4, kernel=1))
         nn.init.zeros_(self.step.weight)
-        nn.init.zeros_(self.step.bias)
 
     def pyramid(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Features to match, coarsest (1/32) first, `matched` channels each."""

@@ -62,7 +62,7 @@ def _cottage(tint: tuple[float, float, float], half: tuple[float, float], height
         make.gable(a * 1.1, 2.6, c * 1.06, height - 0.05, roof),
         make.box(a * 0.45, -height - 1.7, c * 0.3, 0.35, 1.0, 0.35, Surface("bricks", (1.2, 1.2))),
         make.box(0.15 * a, -1.1, -c, 0.6, 1.1, 0.08, door),
-        make.box(0, -0.25, 0, a + 0.08, 0.25, c + 0.08, Surface("paving", (1.5, 1.5))),
+        make.box(0, -0.25, 0, a + 0.05, 0.25, c + 0.05, Surface("paving", (1.5, 1.5))),
     ]
 
 
@@ -130,7 +130,7 @@ def path(frames: int) -> Motion:
     return Motion(at, turn, -0.02 - 0.07 * np.sin(np.pi * s), 0.012 * np.sin(2 * np.pi * s))
 
 
-def demo_world(frames: int = FRAMES, size: tuple[int, int] = SIZE, shadow_side: int = 2048) -> World:
+def demo_world(frames: int = FRAMES, size: tuple[int, int] = SIZE, shadow_side: int = 1024) -> World:
     """The shipped scene; always the same."""
     rng = np.random.default_rng([2019, 4])
     paints = atlas(rng)
@@ -164,7 +164,7 @@ def _bytes(images: Tensor) -> Iterator[np.ndarray]:
 
 def write_demo(folder: str | Path) -> None:
     """Write demo.mp4 and demo_truth.npz (see `write_truth`) into an existing folder. Raises OutputError."""
-    truth = render(demo_world(), samples_per_pixel=4, batch=2)
+    truth = render(demo_world(), samples_per_pixel=4, batch=1)
     write_video(Path(folder) / "demo.mp4", _bytes(truth.images), FPS)
     write_truth(Path(folder) / "demo_truth.npz", truth)
 

@@ -95,7 +95,7 @@ def driving(rng: Random, frames: int) -> tuple[list[Thing], list[tuple[Thing, Mo
     camera = ahead(camera, np.full(frames, pace))
     camera = replace(camera, at=np.stack([np.clip(camera.at[:, 0], -half * 0.7, half * 0.7), *camera.at.T[1:]], 1))
     camera = plus(camera, shaky(rng, frames, 0.004, 0.0025))
-    movers = []
+    movers = [(make.bonnet(rng), camera)] if rng.random() < 0.12 else []
     for _ in range(int(rng.choice([0, 1, 2, 3]))):
         car = make.truck(rng) if rng.random() < 0.1 else make.car(rng)
         kind = rng.random()
@@ -170,14 +170,16 @@ def static(rng: Random, frames: int) -> tuple[list[Thing], list[tuple[Thing, Mot
     place = int(rng.integers(3))
     things, movers, camera = (handheld, walk, driving)[place](rng, frames)
     still = Motion(*(np.repeat(x[:1], frames, 0) for x in (camera.at, camera.yaw, camera.pitch, camera.roll)))
-    extra = _companions(rng, frames, still, (2.0, 6.0, 10.0)[place], place == 0) if len(movers) < 2 else []
-    return things, movers + extra, still
+    movers = [(thing, motion) for thing, motion in movers if motion is not camera]  # no bonnet that drives off alone
+    return things, movers + _companions(rng, frames, still, (2.0, 6.0, 10.0)[place], place == 0, 1), still
 
 
-def _companions(rng: Random, frames: int, camera: Motion, distance: float, indoors: bool) -> list[tuple[Thing, Motion]]:
+def _companions(
+    rng: Random, frames: int, camera: Motion, distance: float, indoors: bool, least: int = 0
+) -> list[tuple[Thing, Motion]]:
     """Up to three things that move on their own, somewhere in view at about `distance`."""
     movers = []
-    for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.3, 0.4, 0.2, 0.1]))):
+    for _ in range(max(least, int(rng.choice([0, 1, 2, 3], p=[0.3, 0.4, 0.2, 0.1])))):
         middle = int(rng.integers(frames))
         d = distance * rng.uniform(0.7, 1.5)
         angle = camera.yaw[middle] + rng.uniform(-0.45, 0.45)

@@ -263,9 +263,8 @@ def _at_level(atlas: Atlas, texture: Tensor, uv: Tensor, level: Tensor) -> Tenso
     x1, y1 = torch.minimum(x0 + 1, last), torch.minimum(y0 + 1, last)
     x0, y0 = x0.clamp_min(0), y0.clamp_min(0)
     r0, r1 = start + y0 * n, start + y1 * n
-    t = atlas.texels
-    top = torch.lerp(t[r0 + x0], t[r0 + x1], fx)
-    return torch.lerp(top, torch.lerp(t[r1 + x0], t[r1 + x1], fx), fy)
+    t = [atlas.texels.index_select(0, row + x) for row in (r0, r1) for x in (x0, x1)]
+    return torch.lerp(torch.lerp(t[0], t[1], fx), torch.lerp(t[2], t[3], fx), fy)
 
 
 def textures(folder: str | Path) -> Float[Tensor, "N 3 256 256"] | None:

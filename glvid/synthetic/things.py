@@ -72,6 +72,15 @@ def car(rng: Random, paint: Surface | None = None) -> Thing:
     return parts
 
 
+def bonnet(rng: Random) -> Thing:
+    """The front of one's own car as its dashcam sees it, in the camera's frame: it never moves in the image."""
+    paint, y = surface(rng, "paint", 0), rng.uniform(0.25, 0.6)
+    parts = [ball(0, y + 0.5, 1.3, 0.9, 0.5, 0.9, paint)]
+    if rng.random() < 0.5:
+        parts.append(box(0, y + 0.55, 0.75, 1.2, 0.3, 0.15, surface(rng, "plain", 1, 0.8)))
+    return parts
+
+
 def truck(rng: Random) -> Thing:
     paint, load = surface(rng, "paint", 0), surface(rng, str(rng.choice(["poster", "plain", "stripes"])), 0)
     tyre = Surface("plain", (0.5, 0.5), (0.15, 0.15, 0.16))

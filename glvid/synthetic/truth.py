@@ -76,22 +76,32 @@ def _moving(world: World, hits: Hits) -> Tensor:
     return own[hits.solid][:, None].float()
 
 
-def _piece(world: World, frames: Tensor, samples_per_pixel: int, sun: Sun | None) -> tuple[Tensor, ...]:
-    """Images, depth, flows, visible, moving of consecutive frames."""
+def _piece(world: World, frames: Tensor, keep: int, samples_per_pixel: int, sun: Sun | None) -> list[Tensor]:
+    """Images, depth, flow, flow back, visible, moving of consecutive frames; the first `keep` frames and all pairs."""
     camera, poses = world.intrinsics, world.world_T_cam[frames]
     hits = cast(world, frames, poses, camera)
     points = surface_points(world, hits, camera)
-    light = None if sun is None else with_movers(world, sun, frames)
     k = round(samples_per_pixel**0.5)
-    fine = camera.resized((camera.size[0] * k, camera.size[1] * k))
-    many = hits if k == 1 else cast(world, frames, poses, fine)
-    colours = images(world, poses, fine, many, points if k == 1 else surface_points(world, many, fine), light)
+    if k == 1:
+        light = None if sun is None else with_movers(world, sun, frames)
+        colours = images(world, poses, camera, hits, points, light)[:keep]
+    else:
+        colours = _smooth(world, frames[:keep], k, sun)
     forward = Hits(hits.depth[:-1], hits.solid[:-1], hits.M, hits.o)
     backward = Hits(hits.depth[1:], hits.solid[1:], hits.M, hits.o)
     flow, moved = _flow(world, forward, camera, frames[:-1], frames[1:])
     back, _ = _flow(world, backward, camera, frames[1:], frames[:-1])
     visible = _visible(hits, points, camera, flow, moved)
-    return F.avg_pool2d(colours, k), hits.depth[:, None], flow, back, visible, _moving(world, hits)
+    return [colours, hits.depth[:keep, None], flow, back, visible, _moving(world, hits)[:keep]]
+
+
+def _smooth(world: World, frames: Tensor, k: int, sun: Sun | None) -> Tensor:
+    """Images (S, 3, H, W) averaged over k x k rays a pixel."""
+    camera, poses = world.intrinsics, world.world_T_cam[frames]
+    fine = camera.resized((camera.size[0] * k, camera.size[1] * k))
+    hits = cast(world, frames, poses, fine)
+    light = None if sun is None else with_movers(world, sun, frames)
+    return F.avg_pool2d(images(world, poses, fine, hits, surface_points(world, hits, fine), light), k)
 
 
 def render(world: World, samples_per_pixel: int = 1, batch: int = 3) -> Truth:
@@ -104,9 +114,8 @@ def render(world: World, samples_per_pixel: int = 1, batch: int = 3) -> Truth:
     pieces = []
     for start in range(0, max(1, S - 1), batch):
         frames = torch.arange(start, min(S, start + batch + 1), device=world.world_T_cam.device)
-        piece = _piece(world, frames, samples_per_pixel, sun)
-        last = start + batch >= S - 1
-        pieces.append([x if last or k in (2, 3, 4) else x[:-1] for k, x in enumerate(piece)])
+        keep = len(frames) if start + batch >= S - 1 else batch  # the frame after is there for the last pair's sake
+        pieces.append(_piece(world, frames, keep, samples_per_pixel, sun))
     colours, depth, flow, back, visible, moving = (torch.cat(x) for x in zip(*pieces, strict=True))
     poses = inverse(world.world_T_cam[:1]) @ world.world_T_cam
     poses[0] = torch.eye(4, dtype=poses.dtype, device=poses.device)

@@ -128,7 +128,12 @@ def packed(things: list[Thing], atlas: Atlas, rng: Random, photo_share: float = 
     }
 
 
-PHOTO_SHARE = {"road": 0.0, "windows": 0.4, "leaves": 0.4, "glass": 0.2}  # some surfaces should mostly stay what they are
+PHOTO_SHARE = {
+    "road": 0.0,
+    "windows": 0.4,
+    "leaves": 0.4,
+    "glass": 0.2,
+}  # some surfaces should mostly stay what they are
 
 
 def _texture(look: Surface, named: dict[str, list[int]], rng: Random, photo_share: float) -> int:
@@ -152,4 +157,6 @@ def _faces(part: Part, chosen: dict[Surface, int], shift: np.ndarray) -> np.ndar
     texture = [[chosen[look]] for look in part.surfaces]
     tint = [look.tint for look in part.surfaces]
     stains = np.full((6, 1), 0.1 + 0.6 * shift[2] ** 2)
-    return np.concatenate([texture, 1 / np.where(whole, span, tile), np.where(whole, 0.5, 2 * shift[:2]), tint, stains], 1)
+    return np.concatenate(
+        [texture, 1 / np.where(whole, span, tile), np.where(whole, 0.5, 2 * shift[:2]), tint, stains], 1
+    )

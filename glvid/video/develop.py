@@ -33,9 +33,8 @@ def _graph(picture: av.VideoFrame, filters: list[tuple[str, str]]) -> av.filter.
 
 def _look(picture: av.VideoFrame) -> tuple:
     """What a filter graph must be rebuilt for."""
-    colours = picture.colorspace, picture.color_range, picture.color_trc, picture.color_primaries
-    shape = picture.width, picture.height, picture.format.name, picture.interlaced_frame
-    return *shape, *colours, orientation(picture)
+    shape = picture.width, picture.height, picture.format.name, picture.interlaced_frame, picture.rotation
+    return *shape, picture.colorspace, picture.color_range, picture.color_trc, picture.color_primaries
 
 
 def taken_for_hd(picture: av.VideoFrame) -> bool:
@@ -44,7 +43,10 @@ def taken_for_hd(picture: av.VideoFrame) -> bool:
 
 
 def orientation(picture: av.VideoFrame) -> tuple[bool, int, int]:
-    """The display matrix as (transpose, step x, step y): swap the axes if transpose, then `[::step y, ::step x]`."""
+    """The display matrix as (transpose, step x, step y): swap the axes if transpose, then `[::step y, ::step x]`.
+
+    Asking for it ties the picture into a reference cycle (PyAV's side data): not for every picture of a clip.
+    """
     matrix = picture.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False, 1, 1
@@ -55,15 +57,18 @@ def orientation(picture: av.VideoFrame) -> tuple[bool, int, int]:
 
 def developer(size: tuple[int, int]) -> Callable[[Raw], Frame]:
     """Decoded pictures to upright RGB of `size`, in one resampling: sample aspect, scale, colours together."""
-    graph, look = None, None
+    graph, look, turn = None, None, None
 
     def develop(raw: Raw) -> Frame:
-        nonlocal graph, look
-        transpose, step_x, step_y = orientation(raw.picture)
-        if look != (look := _look(raw.picture)) or raw.picture.interlaced_frame:
-            graph = _graph(raw.picture, _filters(raw.picture, size[::-1] if transpose else size))
-        graph.push(raw.picture)
-        if raw.picture.interlaced_frame:
+        nonlocal graph, look, turn
+        picture = raw.picture
+        if look != (look := _look(picture)):
+            graph, turn = None, orientation(picture)
+        transpose, step_x, step_y = turn
+        if graph is None or picture.interlaced_frame:
+            graph = _graph(picture, _filters(picture, size[::-1] if transpose else size))
+        graph.push(picture)
+        if picture.interlaced_frame:
             graph.push(None)  # the deinterlacer holds its picture back until the end
         rgb = graph.vpull().to_ndarray()
         rgb = rgb.swapaxes(0, 1) if transpose else rgb

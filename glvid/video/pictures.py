@@ -16,12 +16,11 @@ Rgb = UInt8[np.ndarray, "H W 3"]
 
 MAX_PIXELS = 2**27  # larger pictures are refused: 134 Mpx, four times 8K
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-JPEG_TRAILER = 2**16  # bytes at the end among which an intact JPEG has its end mark
 
 
 def check_pixels(path: Path, size: tuple[int, int]) -> None:
     if size[0] * size[1] > MAX_PIXELS:
-        what = f"too large ({size[0]} x {size[1]}, at most {MAX_PIXELS >> 20} Mpx)"
+        what = f"too large ({size[0]} x {size[1]}, at most {MAX_PIXELS / 1e6:.0f} Mpx)"
         raise InputError(f"cannot read {path}: {what}; give a smaller copy")
 
 
@@ -33,7 +32,10 @@ def check_size(folder: Path, name: str, size: tuple[int, int], expected: tuple[i
 
 def picture_names(folder: Path) -> tuple[str, ...]:
     """Pictures in the folder by name, numbers in names counted as numbers; hidden files are none."""
-    names = [f.name for f in folder.iterdir() if f.suffix.lower() in PICTURES and f.name[0] != "." and f.is_file()]
+    try:
+        names = [f.name for f in folder.iterdir() if f.suffix.lower() in PICTURES and f.name[0] != "." and f.is_file()]
+    except OSError as error:
+        raise InputError(f"cannot read folder {folder}: {error.strerror}; make it readable") from error
     if not names:
         kinds = " ".join(kind[1:] for kind in PICTURES)
         raise InputError(f"no picture in folder {folder}; give a folder of {kinds} files or a video file")
@@ -61,22 +63,26 @@ def probe_pictures(path: Path, names: tuple[str, ...], fps: float) -> Clip:
 
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Upright size (w, h) from the header of a picture file; None when it is not one that can be read."""
-    with path.open("rb") as file:
-        head = file.read(32)
-        try:
-            if head.startswith(b"\x89PNG"):
-                return struct.unpack(">II", head[16:24])
-            if head.startswith(b"BM"):
-                width, height = struct.unpack("<ii", head[18:26])
-                return width, abs(height)
-            if head.startswith((b"II*\0", b"MM\0*")):
-                tags = _tiff_tags(file, 0)
-                return _turned((tags[256], tags[257]), tags.get(274, 1))
-            if head.startswith(b"\xff\xd8"):
-                return _jpeg_size(file)
-            return _webp_size(head) if head[8:12] == b"WEBP" else None
-        except (struct.error, KeyError):  # cut within its header
-            return None
+    try:
+        with path.open("rb") as file:
+            return _header_size(file)
+    except (OSError, struct.error, KeyError):  # not readable, or cut within its header
+        return None
+
+
+def _header_size(file: BinaryIO) -> tuple[int, int] | None:
+    head = file.read(32)
+    if head.startswith(b"\x89PNG"):
+        return struct.unpack(">II", head[16:24])
+    if head.startswith(b"BM"):
+        width, height = struct.unpack("<ii", head[18:26])
+        return width, abs(height)  # negative: rows from the top
+    if head.startswith((b"II*\0", b"MM\0*")):
+        tags = _tiff_tags(file, 0)
+        return _turned((tags[256], tags[257]), tags.get(274, 1))
+    if head.startswith(b"\xff\xd8"):
+        return _jpeg_size(file)
+    return _webp_size(head) if head[8:12] == b"WEBP" else None
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -129,12 +135,11 @@ def read_picture(path: Path, size: tuple[int, int]) -> Rgb | None:
 
     Raises InputError if it is intact but not of upright `size`.
     """
-    data = path.read_bytes() if path.is_file() else b""
-    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-JPEG_TRAILER:]:
-        return None  # OpenCV would fill the missing part with grey
+    if picture_size(path) is None:  # its size must be known before it is decoded
+        return None
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:
+        bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
         return None
     if bgr is None:
         return None

@@ -66,7 +66,7 @@ def _probe_video(path: Path) -> Clip:
                 break
             notes += [event.text] if isinstance(event, Note) else []
         if first is None:
-            why = decoder.timeline.error or "no key frame"
+            why = decoder.timeline.error or "no whole key frame"
             raise InputError(f"cannot read {path}: no frame could be decoded ({why}); give a complete video file")
         aspect = float(stream.sample_aspect_ratio or 1)
         size = max(1, round(first.width * aspect)), first.height
