@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from glvid.types import Intrinsics
+
 Images = UInt8[np.ndarray, "N H W 3"]
 FlowOf = Callable[[Images, Images], Float[Tensor, "N 2 H W"]]
 
@@ -30,6 +32,22 @@ def predict_depth(net: nn.Module, images: Images, device: str | torch.device = "
         for k in range(0, len(images), batch):
             out.append(net.depth(as_tensor(images[k : k + batch], device))[:, 0].float().cpu().numpy())
     return np.concatenate(out)
+
+
+def predict_camera(
+    net: nn.Module, a: Images, b: Images, shape: tuple[int, int], device: str | torch.device = "cpu"
+) -> Intrinsics:
+    """The camera network's intrinsics for frame pairs (a, b), their median as one camera with square pixels at `shape`.
+
+    Returned at the images' own size. The optical centre is put in the middle: its prediction is noise beside focal length.
+    """
+    with torch.inference_mode():
+        said = net(as_tensor(a, device), as_tensor(b, device))[2].focal.float().cpu()
+    w, h = a.shape[2], a.shape[1]
+    scale = torch.tensor([shape[0] / w, shape[1] / h])
+    focal = float((said * scale).log().mean(-1).median().exp())
+    whole = Intrinsics(torch.full((2,), focal), torch.tensor([shape[0] / 2, shape[1] / 2]), shape)
+    return whole.resized((w, h))
 
 
 def dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:

@@ -9,21 +9,23 @@ frames (the paper descends all the way by first order, which diverges from a poo
 so that memory does not grow with the clip; the frames a span shares with the one before it are held fixed, so that scale carries over.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from glvid.geometry import inverse, pixel_grid, rays, se3_exp
-from glvid.losses import CameraOffset, LossWeights, observe, total
+from glvid.losses import CameraOffset, Evidence, LossWeights, observe, total
 from glvid.predict import FlowOf, as_tensor
 from glvid.types import Intrinsics, Pairs, Shot, Solution
 from glvid.warp import guided_upsample, resize, resize_flow, visibility
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
+PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
 OFFSETS = (1, 2, 4, 8)  # frames apart; far pairs fix scale drift and flicker
 
 
@@ -77,7 +79,9 @@ def triangulate(
         information = (w * (J**2).sum(1, keepdim=True)).sum(0)
         away = x - start
         prior = 1 / sigma_depth**2 / (1 + (away / (2 * sigma_depth)) ** 2)
-        x = x - (((w * (J * error).sum(1, keepdim=True)).sum(0) + prior * away) / (information + prior)).clamp(-0.7, 0.7)
+        x = x - (((w * (J * error).sum(1, keepdim=True)).sum(0) + prior * away) / (information + prior)).clamp(
+            -0.7, 0.7
+        )
     return (-x).exp(), information, error.norm(dim=1, keepdim=True)
 
 
@@ -132,6 +136,9 @@ def triangulate_shot(
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
             found, information, errors = triangulate(start, views, camera)
             moving = moving_probability(errors, views, image)
+            if shot.ignored is not None:
+                asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
+                moving = torch.maximum(moving, resize(asked[None, None], size)[0])
             sure = information / (information + 20) * (1 - moving) ** 2
             ratio = (found / start).log()
             depth = start * push_pull(ratio, sure).exp()
@@ -147,8 +154,48 @@ def dense_prior(shot: Shot, solution: Solution, n: int) -> Float[Tensor, "1 h w"
 
 
 # ---------------------------------------------------------------- first order, the whole objective
-def spans(n: int) -> Iterator[tuple[int, int, int]]:
-    """(first, last, held): overlapping spans that cover n frames; the `held` first frames were refined by the span before."""
+STEPS = {
+    "none": 0,
+    "params": 40,
+    "output": 24,
+    "both": 24,
+}  # per span; after that the loss falls by less than 1 % a step
+NEAR_AND_FAR = (1, 4)  # offsets of the pairs the objective is taken over
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to refine: mode (none, params, output, both), gradient steps per span, device, weights of the objective."""
+
+    mode: str
+    steps: int
+    device: str | torch.device = "cpu"
+    weights: LossWeights = LossWeights()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Objective before and after, averaged over spans, and what there is to say."""
+
+    first: float | None = None
+    last: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames refined together; the first `held` of them were refined by the span before and stay."""
+
+    frames: slice
+    held: int
+    images: Float[Tensor, "S 3 h w"]
+    pairs: Pairs
+    moving: Float[Tensor, "S 1 h w"]
+    seen: Evidence
+
+
+def bounds(n: int) -> Iterator[tuple[int, int, int]]:
+    """(first, last + 1, held): overlapping spans that cover n frames."""
     first = 0
     while True:
         last = min(first + SPAN, n)
@@ -158,74 +205,157 @@ def spans(n: int) -> Iterator[tuple[int, int, int]]:
         first = last - SHARED
 
 
-def pairs_of(shot: Shot, flow: FlowOf, first: int, last: int, offsets: Sequence[int]) -> Pairs:
-    """All pairs of frames first..last-1 at the given offsets, both ways, at refinement size; poses are filled in later."""
-    n = last - first
-    a = torch.cat([torch.arange(n - k) for k in offsets if k < n])
-    b = torch.cat([torch.arange(k, n) for k in offsets if k < n])
-    images = np.asarray(shot.images[first:last])
-    go, back = (resize_flow(x, dense_size(shot.size)) for x in (flow(images[a], images[b]), flow(images[b], images[a])))
-    eye = torch.eye(4).expand(2 * len(a), 4, 4)
-    return Pairs(torch.cat([a, b]), torch.cat([b, a]), torch.cat([go, back]), torch.cat([back, go]), eye)
+def span_of(shot: Shot, dense: Dense, flow: FlowOf, edges: tuple[int, int, int], device: str | torch.device) -> Span:
+    """The frames first..last-1 with all their pairs at NEAR_AND_FAR offsets, both ways; poses are filled in later."""
+    first, last, held = edges
+    n, size = last - first, dense_size(shot.size)
+    a = torch.cat([torch.arange(n - k) for k in NEAR_AND_FAR if k < n])
+    b = torch.cat([torch.arange(k, n) for k in NEAR_AND_FAR if k < n])
+    stored = np.asarray(shot.images[first:last])
+    images = resize(as_tensor(stored, device), size)
+    go, back = (resize_flow(x, size).to(device) for x in (flow(stored[a], stored[b]), flow(stored[b], stored[a])))
+    eye = torch.eye(4, device=device).expand(2 * len(a), 4, 4)
+    i, j = torch.cat([a, b]).to(device), torch.cat([b, a]).to(device)
+    pairs = Pairs(i, j, torch.cat([go, back]), torch.cat([back, go]), eye)
+    moving = torch.from_numpy(dense.moving[first:last, None]).to(device)
+    return Span(slice(first, last), held, images, pairs, moving, observe(images, pairs))
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Objective before and after, summed over spans."""
+def posed(pairs: Pairs, cam_T_world: Float[Tensor, "S 4 4"]) -> Pairs:
+    """The pairs with j_T_i of these poses."""
+    return replace(pairs, j_T_i=cam_T_world[pairs.j] @ inverse(cam_T_world[pairs.i]))
 
-    first: float = 0.0
-    last: float = 0.0
 
-    def plus(self, first: float, last: float) -> "Progress":
-        return Progress(self.first + first, self.last + last)
+def descend(
+    optimiser: torch.optim.Optimizer,
+    objective: Callable[[], tuple[Tensor, object]],
+    steps: int,
+    advance: Callable[[int], None],
+) -> tuple[float, float, object]:
+    """Minimise; returns the first loss, the best loss, and what `objective` returned beside it."""
+    first, best, kept = None, float("inf"), None
+    for step in range(steps + 1):
+        loss, state = objective()
+        value = loss.item()
+        first = value if first is None else first
+        if value < best:
+            best, kept = value, state
+        if step < steps:
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            advance(1)
+    return first, best, kept
 
 
 def refine_outputs(
+    shot: Shot, solution: Solution, dense: Dense, flow: FlowOf, plan: Plan, advance: Callable[[int], None]
+) -> tuple[Dense, Solution, Progress]:
+    """GLNet's OFT: log-depth and poses of every span are free variables with priors at where they start.
+
+    The focal length stays as solved: it belongs to the whole clip, a span sees only a part of it.
+    """
+    depth, poses, losses = dense.depth.copy(), solution.world_T_cam.clone(), []
+    camera = solution.intrinsics.resized(dense_size(shot.size)).to(plan.device)
+    for edges in bounds(len(shot)):
+        span = span_of(shot, dense, flow, edges, plan.device)
+        start = torch.from_numpy(depth[span.frames, None]).to(plan.device)
+        G = inverse(poses[span.frames])
+        G = G @ inverse(G[0])  # single precision suffices near the origin
+        G, held = G.float().to(plan.device), span.held
+        change = torch.zeros_like(start[held:], requires_grad=True)
+        twist = torch.zeros(len(start) - held, 6, device=plan.device, requires_grad=True)
+
+        def objective(span=span, start=start, G=G, held=held, change=change, twist=twist):
+            now = torch.cat([start[:held], start[held:] * change.exp()])
+            step = se3_exp(twist)
+            at = posed(span.pairs, torch.cat([G[:held], step @ G[held:]]))
+            offset = CameraOffset(twist, twist.new_zeros(()))
+            loss, _ = total(span.images, now, at, camera, span.moving, plan.weights, start, offset, span.seen)
+            return loss, (now.detach(), step.detach())
+
+        optimiser = torch.optim.Adam(
+            [{"params": [change], "lr": 5e-3}, {"params": [twist], "lr": 5e-4}], betas=(0.9, 0.95)
+        )
+        first, best, (now, step) = descend(optimiser, objective, plan.steps, advance)
+        depth[span.frames] = now[:, 0].cpu().numpy()
+        poses[span.frames][held:] = inverse(step.double().cpu() @ inverse(poses[span.frames][held:]))
+        losses.append((first, best))
+    return replace(dense, depth=depth), replace(solution, world_T_cam=poses), progress_of(losses)
+
+
+def refine_parameters(
     shot: Shot,
     solution: Solution,
     dense: Dense,
     flow: FlowOf,
-    steps: int,
-    weights: LossWeights,
-    device: str | torch.device,
+    net: nn.Module,
+    plan: Plan,
     advance: Callable[[int], None],
-) -> tuple[Dense, Solution, Progress]:
-    """GLNet's OFT over all spans of a shot: log-depth and poses as free variables with priors; the best state seen is kept."""
-    depth, poses, progress = dense.depth.copy(), solution.world_T_cam.clone(), Progress()
-    camera = solution.intrinsics.resized(dense_size(shot.size)).to(device)
-    for first, last, held in spans(len(shot)):
-        images = resize(as_tensor(shot.images[first:last], device), dense_size(shot.size))
-        pairs = on(pairs_of(shot, flow, first, last, (1, 4)), device)
-        moving = torch.from_numpy(dense.moving[first:last, None]).to(device)
-        start = torch.from_numpy(depth[first:last, None]).to(device)
-        cam_T_world = inverse(poses[first:last])
-        seen = observe(images, pairs)
-        x = torch.zeros_like(start[held:], requires_grad=True)
-        twist = torch.zeros(last - first - held, 6, device=device, requires_grad=True)
-        optimiser = torch.optim.Adam([{"params": [x], "lr": 5e-3}, {"params": [twist], "lr": 5e-4}], betas=(0.9, 0.95))
-        best, first_loss = None, None
-        for step in range(steps + 1):
-            now = torch.cat([start[:held], start[held:] * x.exp()])
-            free = se3_exp(twist)
-            G = torch.cat([cam_T_world[:held].float().to(device), free @ cam_T_world[held:].float().to(device)])
-            at = replace(pairs, j_T_i=G[pairs.j] @ inverse(G[pairs.i]))
-            offset = CameraOffset(twist, torch.zeros((), device=device))
-            loss, _ = total(images, now, at, camera, moving, weights, start, offset, seen)
-            value = float(loss)
-            first_loss = value if first_loss is None else first_loss
-            if best is None or value < best[0]:
-                best = (value, now.detach().clone(), free.detach().clone())
-            if step < steps:
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                advance(1)
-        depth[first:last] = best[1][:, 0].cpu().numpy()
-        poses[first + held : last] = inverse(best[2].double().cpu() @ cam_T_world[held:])
-        progress = progress.plus(first_loss, best[0])
-    return replace(dense, depth=depth), replace(solution, world_T_cam=poses), progress
+) -> tuple[Shot, Progress]:
+    """GLNet's PFT: a copy of the depth network is trained on the clip's spans, weights carried from one to the next.
+
+    Cameras and flow stay as solved: geometry found them with more certainty than a network can be taught in a few steps.
+    `dense` acts as the prior of the objective, so that depth is anchored where flow determines it (SfM-TTR). Returns the shot
+    with the tuned network's depth, at working size and in the network's unit.
+    """
+    tuned = copy.deepcopy(net).to(plan.device)
+    tuned.requires_grad_(True)
+    optimiser = torch.optim.Adam(tuned.parameters(), lr=2e-4)
+    size, losses, depth = dense_size(shot.size), [], np.array(shot.depth, dtype=np.float32)
+    camera = solution.intrinsics.resized(size).to(plan.device)
+    weights = replace(plan.weights, prior_depth=10 * plan.weights.prior_depth)
+    for edges in bounds(len(shot)):
+        span = span_of(shot, dense, flow, edges, plan.device)
+        G = inverse(solution.world_T_cam[span.frames])
+        pairs = posed(span.pairs, (G @ inverse(G[0])).float().to(plan.device))
+        anchor = torch.from_numpy(dense.depth[span.frames, None]).to(plan.device)
+        scale = solution.depth_scale[span.frames].float().to(plan.device)[:, None, None, None]
+        whole = as_tensor(shot.images[span.frames], plan.device)
+
+        def objective(span=span, pairs=pairs, anchor=anchor, scale=scale, whole=whole):
+            full = tuned.depth(whole)
+            now = scale / resize(1 / full, size)
+            loss, _ = total(span.images, now, pairs, camera, span.moving, weights, anchor, None, span.seen)
+            return loss, full.detach()
+
+        first, best, full = descend(optimiser, objective, plan.steps, advance)
+        depth[span.frames][span.held :] = full[span.held :, 0].float().cpu().numpy()
+        losses.append((first, best))
+    return replace(shot, depth=depth), progress_of(losses)
 
 
-def on(pairs: Pairs, device: str | torch.device) -> Pairs:
-    """Pairs on a device."""
-    return Pairs(*(getattr(pairs, k).to(device) for k in ("i", "j", "flow_ij", "flow_ji", "j_T_i")))
+def progress_of(losses: list[tuple[float, float]]) -> Progress:
+    """Mean over spans."""
+    first, last = np.mean(losses, axis=0)
+    return Progress(float(first), float(last))
+
+
+# ---------------------------------------------------------------- a shot
+def work(shots: Sequence[tuple[int, int]], mode: str, steps: int) -> int:
+    """Units of progress `refine` will count: frames triangulated and gradient steps."""
+    frames = sum(b - a for a, b in shots)
+    descents = sum(len(list(bounds(b - a))) for a, b in shots) * {"none": 0, "both": 2}.get(mode, 1)
+    return frames * (1 + (mode == "both")) + descents * steps
+
+
+def refine(
+    shot: Shot, solution: Solution, flow: FlowOf, net: nn.Module, plan: Plan, advance: Callable[[int], None]
+) -> tuple[Shot, Dense, Solution, Progress]:
+    """Refine a shot as planned. Where there is no parallax nothing can be learned: depth stays the network's, and says so."""
+    if plan.mode == "none":
+        near = triangulate_shot(shot, solution, flow, (1, 2), advance)
+        kept = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(len(shot))])
+        return shot, replace(near, depth=kept), solution, Progress()
+    if solution.parallax < PARALLAX:
+        shot, dense, solution, _ = refine(shot, solution, flow, net, replace(plan, mode="none"), advance)
+        return shot, dense, solution, Progress(warnings=("no parallax: refinement skipped",))
+    dense, progress = triangulate_shot(shot, solution, flow, OFFSETS, advance), Progress()
+    if plan.mode in ("params", "both"):
+        shot, progress = refine_parameters(shot, solution, dense, flow, net, plan, advance)
+        if plan.mode == "params":
+            tuned = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(len(shot))])
+            return shot, replace(dense, depth=tuned), solution, progress
+        dense = triangulate_shot(shot, solution, flow, OFFSETS, advance)
+    dense, solution, after = refine_outputs(shot, solution, dense, flow, plan, advance)
+    return shot, dense, solution, after if progress.first is None else Progress(progress.first, after.last)

@@ -120,6 +120,10 @@ def tracks(
                 target[anchor, slot], weight[anchor, slot] = follow(xy[anchor], go, ret)
             if advance:
                 advance(len(i))
+    if shot.ignored is not None:
+        for k in range(n):
+            out = torch.from_numpy(np.array(shot.ignored[k], dtype=np.float32))[None, None]
+            weight[k] *= sample_at(out, xy[k].T[None, :, None])[0][0, 0, 0] < 0.5
     share = (weight > 0.2).float().mean(-1)
     share[:, :2] = 1  # neighbours always count
     return Tracks(signed, xy, target, weight * (share > 0.3)[..., None], torch.stack(depth))

@@ -256,7 +256,11 @@ def start(options: Options) -> tuple[nn.ModuleDict, nn.ModuleDict, torch.optim.O
     mean = nn.ModuleDict({kind: KINDS[kind][0](nets[kind].config) for kind in nets}).to(options.device)
     mean = mean.to(memory_format=torch.channels_last).requires_grad_(False)
     mean.load_state_dict(nets.state_dict())
-    return nets, mean, torch.optim.AdamW(nets.parameters(), options.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    return (
+        nets,
+        mean,
+        torch.optim.AdamW(nets.parameters(), options.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True),
+    )
 
 
 def schedule(step: int, steps: int, warm: int = 300) -> float:

@@ -120,6 +120,7 @@ class Shot:
     times: Float64[np.ndarray, " N"]
     images: Shaped[np.ndarray, "N H W 3"]  # uint8 RGB
     depth: Shaped[np.ndarray, "N H W"]  # float, the network's, up to scale
+    ignored: Shaped[np.ndarray, "N H W"] | None = None  # 1 where the user wants pixels left out of everything
 
     @property
     def size(self) -> tuple[int, int]:

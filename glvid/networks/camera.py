@@ -25,7 +25,7 @@ class CameraConfig:
 class CameraNet(nn.Module):
     """Motion of the camera between two frames, and its intrinsics (GLNet, section 3.1; Gordon et al. 2019, 3.4).
 
-    Intrinsics: focal = softplus(.) * (W, H), centre = (. + 0.5) * (W, H). The motion is a scaled twist, near none at first.
+    Intrinsics: focal = softplus(.) * (W, H), centre = (. + 0.5) * (W, H). The motion is a twist, near none at first.
     """
 
     def __init__(self, config: CameraConfig | None = None):

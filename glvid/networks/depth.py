@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from glvid.networks.blocks import Context, Residual, Stage, conv, coordinates, double, norm, standardised
 
-
 START = 10.0  # depth that the untrained network says everywhere
 
 

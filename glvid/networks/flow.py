@@ -24,7 +24,7 @@ class FlowConfig:
 def correlation(
     a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], radius: int
 ) -> Float[Tensor, "B (2*{radius}+1)**2 H W"]:
-    """Product of a(p) and b(p + d), over sqrt(C), for every shift |d|_inf <= radius, rows first (PWC-Net, eq. 2).
+    """Mean product of a(p) and b(p + d) for every shift |d|_inf <= radius, rows first (PWC-Net, eq. 2).
 
     0 outside b. Every row of a is multiplied with whole rows of b and the diagonal band kept: many more products than
     needed, but as matrix products they take a third of the time of shifting b.
@@ -36,7 +36,7 @@ def correlation(
     near = padded.unfold(1, n, 1).permute(0, 1, 3, 4, 2).reshape(batch * h, channels, n * wide)
     products = (rows @ near).view(batch * h, w, n, wide).contiguous()
     band = products.as_strided((batch * h, w, n, n), (w * n * wide, n * wide + 1, wide, 1))
-    return band.reshape(batch, h, w, n * n).permute(0, 3, 1, 2) / channels**0.5
+    return band.reshape(batch, h, w, n * n).permute(0, 3, 1, 2) / channels
 
 
 def convex_upsample(

@@ -1,0 +1,147 @@
+"""What a user may know about the clip: camera, lens distortion, masks. Parsed and checked before any model is loaded."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from glvid.errors import UsageError
+from glvid.types import Clip, Intrinsics
+
+PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def intrinsics(spec: str, size: tuple[int, int]) -> Intrinsics:
+    """The camera a `--intrinsics` SPEC describes, float64, in px of the upright source of `size`, centres at .5.
+
+    `fx,fy,cx,cy`; `fov=DEG` (horizontal, square pixels, centred); or a JSON file with the fields of camera.json.
+    Raises UsageError for anything else, and for a camera that does not fit the frame.
+    """
+    where = f"--intrinsics {spec}"
+    if spec.startswith("fov="):
+        degrees = _numbers(spec[4:], (1,), where)[0]
+        if not 1 <= degrees <= 175:
+            raise UsageError(f"{where}: a field of view of {degrees:g} degrees is impossible; give 1 to 175")
+        f = size[0] / 2 / math.tan(math.radians(degrees) / 2)
+        values = (f, f, size[0] / 2, size[1] / 2)
+    elif spec.endswith(".json") or Path(spec).is_file():
+        values = _from_json(Path(spec), size)
+    else:
+        values = _numbers(spec, (4,), where)
+    fx, fy, cx, cy = values
+    if not (
+        min(fx, fy) > 0.05 * max(size)
+        and max(fx, fy) < 100 * max(size)
+        and -1 < cx / size[0] < 2
+        and -1 < cy / size[1] < 2
+    ):
+        raise UsageError(
+            f"{where}: does not fit frames of {size[0]}x{size[1]} px; give fx,fy,cx,cy in px of the source"
+        )
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return Intrinsics(tensor[:2], tensor[2:], size)
+
+
+def _numbers(text: str, counts: tuple[int, ...], where: str) -> tuple[float, ...]:
+    """Comma-separated finite numbers, as many as one of `counts`."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{where}: is not a list of numbers ({error}); see glvid infer --help") from error
+    if len(values) not in counts or not all(map(math.isfinite, values)):
+        raise UsageError(f"{where}: needs {' or '.join(map(str, counts))} finite numbers, has {len(values)}")
+    return values
+
+
+def _from_json(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
+    """fx, fy, cx, cy in source px from a file with the fields of camera.json; its `pixel_center` is obeyed."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        values = tuple(float(record[key]) for key in ("fx", "fy", "cx", "cy"))
+        width, height = float(record.get("width", size[0])), float(record.get("height", size[1]))
+        shift = 0.5 - float(record.get("pixel_center", 0.5))
+    except OSError as error:
+        raise UsageError(f"--intrinsics {path}: cannot be read ({error.strerror}); give an existing file") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"--intrinsics {path}: holds no fx, fy, cx, cy ({error}); give the fields of camera.json"
+        ) from error
+    if abs(width / height / (size[0] / size[1]) - 1) > 0.02:
+        raise UsageError(
+            f"--intrinsics {path}: is for {width:g}x{height:g} px, the frames are {size[0]}x{size[1]}; the aspect must agree"
+        )
+    scale = (size[0] / width, size[1] / height)
+    return values[0] * scale[0], values[1] * scale[1], (values[2] + shift) * scale[0], (values[3] + shift) * scale[1]
+
+
+@dataclass(frozen=True)
+class Rectifier:
+    """Resampling that removes a known lens distortion; the camera stays the same pinhole."""
+
+    x: Float32[np.ndarray, "H W"]
+    y: Float32[np.ndarray, "H W"]
+
+    def __call__(self, image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
+        return cv2.remap(image, self.x, self.y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def rectifier(spec: str | None, camera: Intrinsics | None) -> Rectifier | None:
+    """`--distortion` k1,k2,p1,p2[,k3] (OpenCV's model) as a resampling of frames of the camera's size; None for none."""
+    if spec is None:
+        return None
+    values = np.array(_numbers(spec, (4, 5), f"--distortion {spec}"))
+    if camera is None:
+        raise UsageError(f"--distortion {spec}: is meaningless without the camera; give --intrinsics too")
+    K = camera.matrix.double().numpy().copy()
+    K[:2, 2] -= 0.5  # OpenCV's pixel centres are whole numbers
+    return Rectifier(*cv2.initUndistortRectifyMap(K, values, np.eye(3), K, camera.size, cv2.CV_32FC1))
+
+
+def mask_files(folder: Path | None, clip: Clip) -> dict[str, Path]:
+    """`--masks DIR`: mask by the stem of the frame it belongs to; frames of a video are called by their number.
+
+    Raises UsageError when the folder is missing, holds no picture, or none that belongs to a frame.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise UsageError(f"--masks {folder}: is no folder; give one with a mask per frame")
+    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
+    if clip.names:
+        known = {Path(name).stem for name in clip.names} & files.keys()
+        files = {stem: files[stem] for stem in known}
+    else:
+        files = {str(int(stem)): path for stem, path in files.items() if stem.isdecimal()}
+    if not files:
+        raise UsageError(f"--masks {folder}: no picture there has the name of a frame; name masks like the frames")
+    return files
+
+
+def read_mask(path: Path, size: tuple[int, int], polarity: str) -> UInt8[np.ndarray, "H W"]:
+    """1 where the user wants pixels ignored, at `size`. Raises UsageError: unreadable, or another aspect."""
+    raw = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    if raw is None:
+        raise UsageError(f"--masks: {path} is no picture; replace or remove it")
+    h, w = raw.shape
+    if abs(w / h / (size[0] / size[1]) - 1) > 0.02:
+        raise UsageError(f"--masks: {path} is {w}x{h}, the frames are {size[0]}x{size[1]}; the aspect must agree")
+    mask = cv2.resize(raw, size, interpolation=cv2.INTER_NEAREST) >= 128
+    return (mask if polarity == "ignore" else ~mask).astype(np.uint8)
+
+
+def mask_of(files: dict[str, Path], name: str, index: int) -> Path | None:
+    """The mask of a frame, if there is one."""
+    return files.get(Path(name).stem if name else str(index))
+
+
+def checked_masks(files: dict[str, Path], size: tuple[int, int], polarity: str) -> Sequence[str]:
+    """Reads the first mask, so that a wrong folder is refused before work starts; returns the stems."""
+    for path in list(files.values())[:1]:
+        read_mask(path, size, polarity)
+    return tuple(files)
