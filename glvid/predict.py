@@ -22,7 +22,7 @@ def working_size(size: tuple[int, int], long_side: int = 384, multiple: int = 32
 
 def as_tensor(images: Images, device: str | torch.device = "cpu") -> Float[Tensor, "N 3 H W"]:
     """uint8 RGB, channels last, to float 0..1, channels first."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    return torch.tensor(images, device=device).permute(0, 3, 1, 2).float() / 255
 
 
 def predict_depth(net: nn.Module, images: Images, device: str | torch.device = "cpu", batch: int = 8) -> np.ndarray:

@@ -35,7 +35,7 @@ from glvid.predict import as_tensor, working_size
 from glvid.types import Intrinsics, Outputs
 from glvid.warp import resize_flow
 
-STAGES = {"flow": ("flow",), "depth": ("depth", "camera"), "joint": ("depth", "camera", "flow")}
+STAGES = {"flow": ("flow",), "depth": ("depth", "camera"), "camera": ("camera",), "joint": ("depth", "camera", "flow")}
 REPLAY = 0.5  # share of rendered batches in stage `joint`
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
@@ -133,12 +133,15 @@ def camera_loss(b_T_a: Tensor, a_T_b: Tensor, lens: Intrinsics, batch: Batch) ->
 
 
 def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
-    """Robust end-point error over all levels, in px of full size; hidden pixels count too (their truth is known)."""
+    """Robust end-point error over all levels; hidden pixels count too (their truth is known).
+
+    A level of 1 / s of the size counts its px as sqrt(s) px: as px of full size, the coarsest would rule.
+    """
     full = flows[0].shape[-1]
     loss = truth.new_zeros(())
     for k, flow in enumerate(flows):
         size = (flow.shape[-1], flow.shape[-2])
-        error = (flow - resize_flow(truth, size)).norm(dim=1) * (full / size[0])
+        error = (flow - resize_flow(truth, size)).norm(dim=1) * (full / size[0]) ** 0.5
         loss = loss + 0.8**k * ((error + 0.01).pow(0.7)).mean()
     return loss
 
@@ -165,7 +168,13 @@ def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> 
     return loss, {"loss_flow": loss, "epe": (flows[0] - truth).norm(dim=1).mean()}
 
 
-SUPERVISED = {"depth": depth_stage, "flow": flow_stage}
+def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Camera alone, from rendered truth."""
+    parts = camera_loss(*nets["camera"](batch.a, batch.b), batch)
+    return sum(DEPTH_WEIGHTS[k] * v for k, v in parts.items()), parts
+
+
+SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}
 
 # Unlike refinement: the camera network's motion is rough, so geometry counts less and the shape of the start more.
 JOINT = LossWeights(structure=0.1, epipolar=0.005, prior_depth=0.2, prior_gradient=0.4)
@@ -331,10 +340,10 @@ def held(mean: nn.ModuleDict, options: Options) -> dict[str, float]:
     batch = draw(pool, np.random.default_rng(0), options.held, options.size, options.device)
     with torch.inference_mode():
         out = {}
+        for stage in STAGES[options.stage]:
+            out |= SUPERVISED[stage](mean, batch, with_camera=False)[1]
         if "depth" in mean:
-            out |= depth_stage(mean, batch)[1] | {"abs_rel": abs_rel(mean["depth"], batch)}
-        if "flow" in mean:
-            out |= flow_stage(mean, batch)[1]
+            out["abs_rel"] = abs_rel(mean["depth"], batch)
     return {k: round(float(v), 4) for k, v in out.items()}
 
 
@@ -400,6 +409,7 @@ def parsed(arguments: list[str]) -> Options:
     p.add_argument("--resume", action="store_true")
     for name, kind in (("steps", int), ("batch", int), ("rate", float), ("seed", int), ("rows", int), ("threads", int)):
         p.add_argument(f"--{name}", type=kind, default=getattr(Options, name))
+    p.add_argument("--no-render", dest="render", action="store_false", help="train on the pool as it is")
     p.add_argument("--every", type=float, default=Options.every, help="seconds between checkpoints")
     p.add_argument("--device", default=Options.device)
     p.add_argument("--precision", choices=["fp32", "bf16"], default=Options.precision)

@@ -79,6 +79,7 @@ def save(module: nn.Module, path: Path, info: dict | None = None, half: bool = T
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(state, str(part), {"format": "pt", "glvid": json.dumps({**head, **(info or {})})})
+        part.chmod(0o644)  # safetensors writes files that only their owner can read
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):

@@ -5,7 +5,8 @@ import torch
 
 from glvid.geometry import pixel_grid
 from glvid.networks import KINDS, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
-from glvid.networks.flow import convex_upsample, correlation
+from glvid.networks.blocks import correlation
+from glvid.networks.flow import convex_upsample
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
 SMALL_FLOW = FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)

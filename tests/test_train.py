@@ -60,7 +60,7 @@ def options(out, **changes):
 SMALL = {
     "depth": lambda config=None: DepthNet(config or DepthConfig(channels=(16, 16, 16, 32, 32))),
     "flow": lambda config=None: FlowNet(config or FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)),
-    "camera": lambda config=None: CameraNet(config or CameraConfig(channels=(16, 16, 16, 16, 32), hidden=32)),
+    "camera": lambda config=None: CameraNet(config or CameraConfig(frame=(16, 16), pair=(16, 16, 32), hidden=32)),
 }
 
 

@@ -68,3 +68,21 @@ def double(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C H W"]:
 def standardised(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Images 0..1 to about zero mean and unit spread, channels-last in memory (what the CPU's matrix unit wants)."""
     return ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
+
+
+def correlation(
+    a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], radius: int
+) -> Float[Tensor, "B (2*{radius}+1)**2 H W"]:
+    """Mean product of a(p) and b(p + d) for every shift |d|_inf <= radius, rows first (PWC-Net, eq. 2).
+
+    0 outside b. Every row of a is multiplied with whole rows of b and the diagonal band kept: many more products than
+    needed, but as matrix products they take a third of the time of shifting b.
+    """
+    batch, channels, h, w = a.shape
+    n, wide = 2 * radius + 1, w + 2 * radius
+    rows = a.permute(0, 2, 3, 1).reshape(batch * h, w, channels)
+    padded = F.pad(b.permute(0, 2, 3, 1), (0, 0, radius, radius, radius, radius))
+    near = padded.unfold(1, n, 1).permute(0, 1, 3, 4, 2).reshape(batch * h, channels, n * wide)
+    products = (rows @ near).view(batch * h, w, n, wide).contiguous()
+    band = products.as_strided((batch * h, w, n, n), (w * n * wide, n * wide + 1, wide, 1))
+    return band.reshape(batch, h, w, n * n).permute(0, 3, 1, 2) / channels

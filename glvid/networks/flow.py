@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glvid.networks.blocks import Residual, Stage, conv, double, norm, standardised
+from glvid.networks.blocks import Residual, Stage, conv, correlation, double, norm, standardised
 from glvid.warp import warp
 
 
@@ -19,24 +19,6 @@ class FlowConfig:
     matched: int = 32
     hidden: int = 80
     radius: int = 3
-
-
-def correlation(
-    a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"], radius: int
-) -> Float[Tensor, "B (2*{radius}+1)**2 H W"]:
-    """Mean product of a(p) and b(p + d) for every shift |d|_inf <= radius, rows first (PWC-Net, eq. 2).
-
-    0 outside b. Every row of a is multiplied with whole rows of b and the diagonal band kept: many more products than
-    needed, but as matrix products they take a third of the time of shifting b.
-    """
-    batch, channels, h, w = a.shape
-    n, wide = 2 * radius + 1, w + 2 * radius
-    rows = a.permute(0, 2, 3, 1).reshape(batch * h, w, channels)
-    padded = F.pad(b.permute(0, 2, 3, 1), (0, 0, radius, radius, radius, radius))
-    near = padded.unfold(1, n, 1).permute(0, 1, 3, 4, 2).reshape(batch * h, channels, n * wide)
-    products = (rows @ near).view(batch * h, w, n, wide).contiguous()
-    band = products.as_strided((batch * h, w, n, n), (w * n * wide, n * wide + 1, wide, 1))
-    return band.reshape(batch, h, w, n * n).permute(0, 3, 1, 2) / channels
 
 
 def convex_upsample(
@@ -86,7 +68,7 @@ class FlowNet(nn.Module):
         for k, (fa, fb) in enumerate(level.chunk(2) for level in levels):
             if k:
                 flow, state = 2 * double(flow), double(state)
-            cost = correlation(fa, warp(fb, flow.detach())[0], self.config.radius)
+            cost = 4 * correlation(fa, warp(fb, flow.detach())[0], self.config.radius)  # then as strong as the features
             hidden = self.mix(torch.cat([cost, fa, state, flow.detach() / 8], 1))
             flow, state = flow + self.step(hidden).float(), self.state(hidden).float().tanh()
             flows.append(flow)

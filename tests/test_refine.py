@@ -1,0 +1,135 @@
+"""Online refinement: exact where flow is exact, never worse by its own measure, seamless over spans."""
+
+import numpy as np
+import pytest
+import torch
+
+from glvid import refine as R
+from glvid.geometry import inverse, rigid_flow, se3_exp
+from glvid.networks import DepthNet
+from glvid.predict import dis_flow, working_size
+from glvid.synthetic import scene
+from glvid.types import Intrinsics, Shot, Solution
+from glvid.warp import resize
+
+SIZE = (96, 64)
+
+
+def camera() -> Intrinsics:
+    return Intrinsics.from_fov(60, SIZE)
+
+
+def test_triangulation_is_exact_for_exact_flow():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 96), indexing="ij")
+    depth = (3 + x + 0.5 * y)[None]
+    there_T_here = se3_exp(torch.tensor([[0.2, 0, 0, 0, 0.02, 0], [-0.1, 0.1, 0.1, 0.01, 0, 0]]))
+    flow = torch.cat([rigid_flow(depth[None], camera(), T[None])[0] for T in there_T_here])
+    views = R.Views(flow, torch.ones(2, 1, 64, 96), there_T_here)
+    found, information, errors = R.triangulate(torch.full_like(depth, 5.0), views, camera(), sigma_depth=100.0)
+    assert (found / depth - 1).abs().max() < 1e-3 and errors.max() < 1e-2 and (information > 0).all()
+
+
+def test_triangulation_keeps_the_start_where_nothing_is_seen():
+    views = R.Views(torch.zeros(1, 2, 64, 96), torch.zeros(1, 1, 64, 96), torch.eye(4)[None])
+    start = torch.rand(1, 64, 96) + 1
+    found, information, _ = R.triangulate(start, views, camera())
+    assert torch.allclose(found, start) and information.max() == 0
+
+
+def test_push_pull_keeps_known_and_extends_it():
+    x = torch.full((1, 20, 30), 7.0)
+    x[:, :, 15:] = 3.0
+    weight = torch.zeros_like(x)
+    weight[:, :, :10] = 1
+    filled = R.push_pull(x, weight)
+    assert torch.allclose(filled[:, :, :10], x[:, :, :10]) and torch.allclose(
+        filled, torch.full_like(x, 7.0), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 28, 29, 100])
+def test_spans_cover_every_frame_once(n):
+    spans = list(R.bounds(n))
+    fresh = [k for first, last, held in spans for k in range(first + held, last)]
+    assert fresh == list(range(n)) and all(last - first <= R.SPAN for first, last, _ in spans)
+
+
+@pytest.fixture(scope="module")
+def room():
+    """A rendered shot with its true camera; the depth it starts from is a smooth distortion of the truth."""
+    truth = scene(900001, "handheld", frames=6, size=(192, 128))
+    size = working_size((192, 128), 192)
+    images = (resize(truth.images, size).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    x = torch.linspace(0.7, 1.4, size[0])
+    depth = (resize(truth.depth, size)[:, 0] * x).numpy()
+    solution = Solution(
+        truth.intrinsics.resized(size), 0.0, True, "given", truth.world_T_cam.double(),
+        torch.ones(6, dtype=torch.float64), 20.0, 0.0,
+    )  # fmt: skip
+    return truth, Shot(np.arange(6) / 30, images, depth), solution
+
+
+def error(depth: np.ndarray, truth) -> float:
+    """Abs Rel after median scaling, against the truth at the same size."""
+    true = resize(truth.depth, (depth.shape[2], depth.shape[1]))[:, 0].numpy()
+    return float(np.mean(np.abs(depth * np.median(true / depth) / true - 1)))
+
+
+def test_output_refinement_improves_depth_and_keeps_the_loss_down(room):
+    truth, shot, solution = room
+    plan = R.Plan("output", 8)
+    before = np.stack([R.dense_prior(shot, solution, n)[0].numpy() for n in range(6)])
+    net = DepthNet()
+    _, dense, refined, progress = R.refine(shot, solution, dis_flow, net, plan, lambda n: None)
+    assert error(dense.depth, truth) < 0.5 * error(before, truth)
+    assert progress.last < progress.first
+    assert torch.allclose(refined.world_T_cam[0], torch.eye(4, dtype=torch.float64), atol=0.05)
+    assert np.isfinite(dense.depth).all() and (dense.depth > 0).all()
+
+
+def test_parameter_refinement_works_on_a_copy(room):
+    truth, shot, solution = room
+    torch.manual_seed(0)
+    net = DepthNet().eval()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    tuned, _, _, progress = R.refine(shot, solution, dis_flow, net, R.Plan("params", 5), lambda n: None)
+    assert progress.last < progress.first
+    assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
+    assert tuned.depth.shape == shot.depth.shape and not np.array_equal(tuned.depth, shot.depth)
+
+
+def test_nothing_is_refined_without_parallax(room):
+    _, shot, solution = room
+    still = Solution(
+        solution.intrinsics, None, False, "predicted", torch.eye(4, dtype=torch.float64).repeat(6, 1, 1),
+        torch.ones(6, dtype=torch.float64), 0.0, 0.0,
+    )  # fmt: skip
+    _, dense, _, progress = R.refine(shot, still, dis_flow, DepthNet(), R.Plan("output", 3), lambda n: None)
+    kept = np.stack([R.dense_prior(shot, still, n)[0].numpy() for n in range(6)])
+    assert np.array_equal(dense.depth, kept) and progress.warnings
+
+
+def test_progress_counts_what_was_announced(room):
+    _, shot, solution = room
+    for mode, steps in (("none", 0), ("output", 2), ("both", 1)):
+        done = []
+        R.refine(shot, solution, dis_flow, DepthNet(), R.Plan(mode, steps), done.append)
+        assert sum(done) == R.work([(0, len(shot))], mode, steps)
+
+
+def test_moving_object_is_found():
+    truth = scene(900002, "handheld", frames=10, size=(320, 192))
+    if truth.moving.mean() < 0.005:
+        pytest.skip("nothing moves in this scene")
+    size = working_size((320, 192))
+    images = (resize(truth.images, size).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    shot = Shot(np.arange(10) / 30, images, resize(truth.depth, size)[:, 0].numpy())
+    solution = Solution(
+        truth.intrinsics.resized(size), 0.0, True, "given", truth.world_T_cam.double(),
+        torch.ones(10, dtype=torch.float64), 20.0, 0.0,
+    )  # fmt: skip
+    dense = R.triangulate_shot(shot, solution, dis_flow, (1, 2, 4), lambda n: None)
+    real = resize(truth.moving, R.dense_size(size))[:, 0].numpy() > 0.5
+    assert dense.moving[real].mean() > 3 * dense.moving[~real].mean()
+    assert dense.moving[~real].mean() < 0.1
+    assert inverse(truth.world_T_cam).isfinite().all()

@@ -1,0 +1,157 @@
+"""The camera of a shot: against hand-made matches with a known answer, and on rendered frames."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from glvid import solve as S
+from glvid.geometry import inverse, se3_exp
+from glvid.predict import dis_flow, working_size
+from glvid.synthetic import scene
+from glvid.types import Intrinsics, Shot
+from glvid.warp import resize
+
+SIZE = (384, 224)
+
+
+def camera(focal: float) -> Intrinsics:
+    return Intrinsics(torch.full((2,), focal), torch.tensor([SIZE[0] / 2, SIZE[1] / 2]), SIZE)
+
+
+def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (1, -1, 2, -2), noise: float = 0.0):
+    """Exact matches of random points by a camera that moves and turns; returns the Problem at the truth and the State."""
+    g = torch.Generator().manual_seed(3)
+    t = torch.arange(frames, dtype=torch.float64)
+    twist = torch.stack([0.05 * t, 0.3 * (t / 4).sin(), 0.04 * t, 0.1 * (t / 3).sin(), 0.12 * (t / 5).sin(), 0 * t], 1)
+    G = se3_exp(twist)
+    G = G @ inverse(G[0])
+    K = camera(focal)
+    xy = torch.rand(frames, 80, 2, generator=g) * torch.tensor(SIZE) * 0.8 + torch.tensor(SIZE) * 0.1
+    depth = 1 + 4 * torch.rand(frames, 80, generator=g)
+    rays = torch.cat([(xy - K.center) / K.focal, torch.ones(frames, 80, 1)], -1) * depth[..., None]
+    target, weight = torch.zeros(frames, len(offsets), 80, 2), torch.zeros(frames, len(offsets), 80)
+    for n in range(frames):
+        for k, o in enumerate(offsets):
+            if 0 <= n + o < frames:
+                T = (G[n + o] @ inverse(G[n])).float()
+                q = rays[n] @ T[:3, :3].T + T[:3, 3]
+                target[n, k] = q[:, :2] / q[:, 2:] * K.focal + K.center
+                weight[n, k] = (q[:, 2] > 0.1).float()
+    target = target + noise * torch.randn(target.shape, generator=g)
+    state = S.State(G, -depth.log(), torch.zeros((), dtype=torch.float64))
+    return S.Problem(S.Tracks(offsets, xy, target, weight, torch.ones_like(depth)), K, sigma_depth=float("inf")), state
+
+
+def test_the_truth_costs_nothing():
+    p, state = problem()
+    assert S.cost_of(p, state, 1.0) < 1e-4
+
+
+def test_gradient_is_the_derivative_of_the_cost():
+    """Hand-written Jacobians against autograd, for poses, focal length and point depths."""
+    p, state = problem(noise=0.5)
+    n = torch.arange(len(p.tracks.xy))
+    twist = torch.zeros(len(n), 6, dtype=torch.float64, requires_grad=True)
+    log_f = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    log_rho = torch.zeros(state.log_rho.shape, requires_grad=True)
+    at = S.State(se3_exp(twist) @ state.cam_T_world, state.log_rho + log_rho, state.log_f + log_f)
+    *_, residual, weight = S.reproject(p, at, n)
+    (S.robust(residual, 2.0)[0] * weight).sum().backward()
+    system, _ = S.reduce(p, state, 2.0, 0.0, freeze_points=True)
+    g_rho = S.normal_equations(p, state, n, 2.0)[-1]
+    assert torch.allclose(system.gradient.flatten()[: 6 * len(n)].reshape(-1, 6), twist.grad, rtol=1e-4, atol=0.05)
+    assert system.gradient_f == pytest.approx(float(log_f.grad), rel=1e-3)
+    assert torch.allclose(g_rho, log_rho.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_block_solver_equals_dense_solver():
+    p, state = problem(noise=0.5)
+    system, _ = S.reduce(p, state, 2.0, 1e-3, freeze_points=False)
+    L, D = system.gradient.shape
+    A = torch.zeros(L * D, L * D, dtype=torch.float64)
+    for k in range(L):
+        A[k * D : (k + 1) * D, k * D : (k + 1) * D] = system.diagonal[k]
+        if k + 1 < L:
+            A[(k + 1) * D : (k + 2) * D, k * D : (k + 1) * D] = system.below[k]
+            A[k * D : (k + 1) * D, (k + 1) * D : (k + 2) * D] = system.below[k].T
+    exact = torch.linalg.solve(A, system.gradient.flatten())
+    assert torch.allclose(system.inverse_times(system.gradient[..., None]).flatten(), exact, atol=1e-6, rtol=1e-4)
+
+
+def test_two_view_finds_motion_and_its_scale():
+    p, state = problem(frames=3, offsets=(1, -1))
+    t = p.tracks
+    a, b = (((x - p.base.center) / p.base.focal).double().numpy() for x in (t.xy[0], t.target[0, 0]))
+    found = S.two_view(a, b, (-state.log_rho[0]).exp().double().numpy(), 1e-3)
+    truth = (state.cam_T_world[1] @ inverse(state.cam_T_world[0])).numpy()
+    assert np.abs(found - truth).max() < 2e-3
+
+
+@pytest.mark.parametrize("guess", [180.0, 300.0, 450.0])
+def test_focal_and_path_from_matches_alone(guess):
+    p, truth = problem(noise=0.1)
+    flat = replace(p, base=camera(guess), sigma_depth=0.5, sigma_focal=0.3)
+    solved, state, cost, agree = S.best_start(flat, only=False)
+    focal = float(S.camera_of(solved, state.log_f).focal[0])
+    assert focal == pytest.approx(300, rel=0.02) and agree
+    a, b = (inverse(s.cam_T_world)[:, :3, 3] for s in (state, truth))
+    scale = (a * b).sum() / (a * a).sum()
+    assert (scale * a - b).norm(dim=1).max() < 0.02 * b.diff(dim=0).norm(dim=1).sum()
+
+
+def test_points_are_where_texture_is():
+    image = torch.zeros(112, 192)
+    image[40:60, 80:100] = 1
+    points = S.anchor_points(image, (1, 1))
+    x, y = points[0].tolist()
+    assert 76 <= x <= 104 and 36 <= y <= 64
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return scene(900001, "handheld", frames=12, size=(320, 192))
+
+
+def shot_of(images: torch.Tensor) -> Shot:
+    size = working_size((images.shape[-1], images.shape[-2]))
+    small = (resize(images, size).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return Shot(np.arange(len(small)) / 30, small, np.ones(small.shape[:3], np.float32))
+
+
+def test_rendered_shot(truth):
+    shot = shot_of(truth.images)
+    guess = Intrinsics.from_fov(60, (320, 192)).resized(shot.size)
+    solution = S.solve(shot, dis_flow, guess)
+    a, b = solution.world_T_cam[:, :3, 3], truth.world_T_cam.double()[:, :3, 3]
+    scale = (a * b).sum() / (a * a).sum()
+    length = b.diff(dim=0).norm(dim=1).sum()
+    assert (scale * a - b).norm(dim=1).square().mean().sqrt() < 0.03 * length
+    focal = float(solution.intrinsics.focal[0]) * 320 / shot.size[0]
+    if solution.observable:
+        assert focal == pytest.approx(float(truth.intrinsics.focal[0]), rel=0.1)
+    assert torch.equal(solution.world_T_cam[0], torch.eye(4, dtype=torch.float64))
+
+
+def test_given_camera_stays(truth):
+    shot = shot_of(truth.images[:6])
+    given = Intrinsics.from_fov(50, (320, 192)).resized(shot.size)
+    solution = S.solve(shot, dis_flow, given, given=True, fix=True, full=False)
+    assert torch.allclose(solution.intrinsics.focal, given.focal) and solution.source == "given"
+    assert solution.focal_sigma == 0
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_still_image_has_no_motion(truth, frames):
+    shot = shot_of(truth.images[:1].repeat(frames, 1, 1, 1))
+    guess = Intrinsics.from_fov(60, (320, 192)).resized(shot.size)
+    solution = S.solve(shot, dis_flow, guess)
+    assert torch.equal(solution.world_T_cam, torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1))
+    assert not solution.observable and solution.warnings and torch.equal(solution.intrinsics.focal, guess.focal)
+
+
+def test_black_video(truth):
+    shot = shot_of(torch.zeros(3, 3, 192, 320))
+    solution = S.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
+    assert torch.isfinite(solution.world_T_cam).all() and solution.warnings
