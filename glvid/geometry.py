@@ -146,7 +146,7 @@ def epipolar_distance(
     a, b = (line[..., :2, :, :] / intrinsics.focal[..., None, None]).unbind(-3)
     p = pixel_grid(intrinsics.size, flow) + flow - intrinsics.center[..., None, None]
     d = (a * p[..., 0, :, :] + b * p[..., 1, :, :] + line[..., 2, :, :]).abs()
-    return (d / (a * a + b * b).sqrt().clamp_min(1e-9))[..., None, :, :]
+    return (d / (a * a + b * b + 1e-18).sqrt())[..., None, :, :]  # finite gradient for t = 0 too
 
 
 def umeyama(

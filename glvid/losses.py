@@ -22,16 +22,20 @@ ABSENT = 2.0  # dissimilarity of a pixel with no match; above every true value (
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each term counts. 0 leaves the term out, uncomputed."""
+    """What each term counts. 0 leaves the term out, uncomputed.
+
+    "Measured" is: 10 (7) rendered frames of three worlds (handheld, driving, orbit), depth 14 %, directions of motion
+    28 degrees and focal 10 % wrong, DIS flow, 80 (60) Adam steps over depth, poses and focal with exact motion masks.
+    """
 
     photometric: float = 1.0  # the unit of all others; 0.01-0.1 on real footage
-    static_photometric: float = 1.0  # same unit; keeps depth fed where flow would win the minimum
-    structure: float = 0.5  # relative depth error: 5 % weighs like a photometric error of 0.025
-    epipolar: float = 0.02  # px: 1 px off the line weighs less than the photometric gain of a true match
-    flow_consistency: float = 0.02  # px, as epipolar
-    depth_smooth: float = 0.05  # acts where images are flat
+    static_photometric: float = 1.0  # same unit. Measured: without it directions of motion are off twice as far
+    structure: float = 0.5  # relative depth error. Measured: depth 0.11, 0.13-0.14 without it; 2 is worse on all three
+    epipolar: float = 0.02  # px. Measured: directions 0-6 % better than without on two worlds, one 3 % worse
+    flow_consistency: float = 0.02  # px: 1 px apart weighs less than the photometric gain of a true match
+    depth_smooth: float = 0.05  # acts where images are flat. Measured: neutral on textured worlds, 0.5 hurts depth
     flow_smooth: float = 0.05  # as depth_smooth
-    prior_depth: float = 0.05  # log units: 10 % off costs 0.005, less than the geometry it gives way to
+    prior_depth: float = 0.05  # log units. Measured: neutral where there is parallax, 0.2 already holds depth back
     prior_gradient: float = 0.1  # the initial depth's shape is more reliable than its values
     prior_camera: float = 0.001  # one sigma away costs less than any visible photometric error
 

@@ -22,7 +22,7 @@ from glvid.geometry import inverse, pixel_grid, rays, se3_exp
 from glvid.losses import CameraOffset, Evidence, LossWeights, observe, total
 from glvid.predict import FlowOf, as_tensor
 from glvid.types import Intrinsics, Pairs, Shot, Solution
-from glvid.warp import guided_upsample, resize, resize_flow, visibility
+from glvid.warp import guided_upsample, length, resize, resize_flow, visibility
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
 PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
@@ -82,7 +82,7 @@ def triangulate(
         x = x - (((w * (J * error).sum(1, keepdim=True)).sum(0) + prior * away) / (information + prior)).clamp(
             -0.7, 0.7
         )
-    return (-x).exp(), information, error.norm(dim=1, keepdim=True)
+    return (-x).exp(), information, length(error)
 
 
 def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int]) -> Views | None:
@@ -113,7 +113,7 @@ def moving_probability(
     errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "3 h w"]
 ) -> Float[Tensor, "1 h w"]:
     """Probability that a pixel moves on its own: no depth explains its flow. Smoothed along image edges."""
-    allowed = 0.6 + 0.05 * views.flow.norm(dim=1, keepdim=True)
+    allowed = 0.6 + 0.05 * length(views.flow)
     seen = views.visible.sum(0)
     excess = (views.visible * (errors / allowed).clamp_max(6)).sum(0) / seen.clamp_min(1)
     p = torch.sigmoid(3 * (excess - 1.5)) * (seen >= 1)

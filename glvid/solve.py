@@ -22,9 +22,7 @@ from glvid.types import Intrinsics, Shot, Solution
 from glvid.warp import sample_at
 
 LOG_F = (-1.6, 1.4)  # focal of 0.2 to 4 long sides: 136 to 14 degrees
-ANNEAL = (
-    (4.0,) * 4 + (2.0,) * 6 + (0.7,) * 20
-)  # kernel width per step: wide first, so that a poor start can still be left
+ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
 SEARCH = 100  # frames of a shot the starts are compared on
 CORRELATED = 8.0  # flow errors of neighbouring points agree: the curvature's sigma is too small by about this factor
@@ -204,47 +202,31 @@ def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
     r, R, rho, q, z, K, residual, weight = reproject(problem, state, n)
     weight = weight * robust(residual, kernel)[1]
     B, k, M = weight.shape
-    f = K.focal
-    du_dq = torch.zeros(B, k, M, 2, 3)
-    du_dq[..., 0, 0], du_dq[..., 1, 1] = (f / z).unbind(-1)
-    du_dq[..., :, 2] = -f * q[..., :2] / z**2
-    J_b = torch.cat([du_dq * rho[..., None], -du_dq @ hat(q)], -1)
-    du_dr = du_dq @ R[:, :, None]
-    J_a = -torch.cat([du_dr * rho[..., None], -du_dr @ hat(r)], -1)
-    t = (q - r @ R.transpose(-1, -2)) / rho
-    J_rho = (du_dq @ (rho * t)[..., None])[..., 0]  # by log rho
-    moved = r * torch.tensor([-1.0, -1.0, 0.0])
-    J_f = (du_dr @ moved[..., None])[..., 0] + f * q[..., :2] / z
+    f, p = K.focal, q[..., :2] / z
+    du = torch.zeros(B, k, M, 2, 3)  # of the pixel, by q
+    du[..., 0, 0], du[..., 1, 1] = (f / z).unbind(-1)
+    du[..., :, 2] = -f * p / z
+    du_r = du @ R[:, :, None]  # by r
+    t = (q - r @ R.transpose(-1, -2))[..., None, :]  # rho times the translation
+    J_rho = (du * t).sum(-1)  # by log rho
+    J_f = f * p - (du_r[..., :2] * r[..., None, :2]).sum(-1)  # the ray shrinks, the picture grows
+    # columns: pose a (its inverse moves r), pose b, log f, residual; row v of du times hat(q) is v x q
+    r, q, rho = r[..., None, :].expand_as(du), q[..., None, :].expand_as(du), rho[..., None]
+    J_a = (-du_r * rho, torch.linalg.cross(du_r, r))
+    A = torch.cat([*J_a, du * rho, torch.linalg.cross(q, du), J_f[..., None], residual[..., None]], -1)
+    WA = A * weight[..., None, None]
+    gram = WA.flatten(2, 3).transpose(-1, -2) @ A.flatten(2, 3)  # (B, k, 14, 14)
+    with_point = (WA * J_rho[..., None]).sum(-2)  # (B, k, M, 14)
     D = 6 * (k + 1) + 1
-    H, E = torch.zeros(B, D, D), torch.zeros(B, M, D)
-    g = torch.zeros(B, D)
-    Wa, Wb, Wf, Wr = (
-        J_a * weight[..., None, None],
-        J_b * weight[..., None, None],
-        J_f * weight[..., None],
-        J_rho * weight[..., None],
-    )
-    H[:, :6, :6] = torch.einsum("bkmci,bkmcj->bij", Wa, J_a)
-    H[:, :6, -1] = torch.einsum("bkmci,bkmc->bi", Wa, J_f)
-    H[:, -1, -1] = (Wf * J_f).sum((1, 2, 3))
-    E[..., :6] = torch.einsum("bkmci,bkmc->bmi", Wa, J_rho)
-    E[..., -1] = (Wf * J_rho).sum((1, 3))
-    g[:, :6] = torch.einsum("bkmci,bkmc->bi", Wa, residual)
-    g[:, -1] = (Wf * residual).sum((1, 2, 3))
-    H_ab = torch.einsum("bkmci,bkmcj->bkij", Wa, J_b)
-    H_bb = torch.einsum("bkmci,bkmcj->bkij", Wb, J_b)
-    H_bf = torch.einsum("bkmci,bkmc->bki", Wb, J_f)
-    E_b = torch.einsum("bkmci,bkmc->bkmi", Wb, J_rho)
-    g_b = torch.einsum("bkmci,bkmc->bki", Wb, residual)
+    H, E, g = torch.zeros(B, D, D), torch.zeros(B, M, D), torch.zeros(B, D)
     for s in range(k):
-        c = slice(6 + 6 * s, 12 + 6 * s)
-        H[:, :6, c], H[:, c, c], H[:, c, -1] = H_ab[:, s], H_bb[:, s], H_bf[:, s]
-        E[..., c], g[:, c] = E_b[:, s], g_b[:, s]
-    H = torch.triu(H) + torch.triu(H, 1).transpose(1, 2)
+        c = torch.cat([torch.arange(6), torch.arange(6 + 6 * s, 12 + 6 * s), torch.tensor([D - 1])])
+        H[:, c[:, None], c] += gram[:, s, :13, :13]
+        E[..., c] += with_point[:, s, :, :13]
+        g[:, c] += gram[:, s, :13, 13]
     e, w = depth_prior(problem, state, n)
-    C = (Wr * J_rho).sum((1, 3)) + w
-    g_rho = (Wr * residual).sum((1, 3)) + w * e
-    return H, g, E, C, g_rho
+    C = (weight * (J_rho**2).sum(-1)).sum(1) + w
+    return H, g, E, C, with_point[..., 13].sum(1) + w * e
 
 
 @dataclass(frozen=True)
@@ -347,34 +329,49 @@ def stepped(state: State, dx: Tensor, df: float, chunks: list) -> State:
 
 
 def adjust(
-    problem: Problem, state: State, kernels: Sequence[float], points_from: int = 0, focal_from: int | None = 0
+    problem: Problem,
+    state: State,
+    schedule: Sequence[tuple[float, int]],
+    points_from: int = 0,
+    focal_from: int | None = 0,
 ) -> tuple[State, float]:
-    """Levenberg-Marquardt over poses, point depths and log f; one step per kernel width (px). Returns the state and its cost.
+    """Levenberg-Marquardt over poses, point depths and log f. Returns the state and its cost.
 
+    schedule: kernel widths (px), each with the largest number of steps it gets; a width ends when a step gains less than 0.01 %.
     Points move from step `points_from` on, the focal length from `focal_from` on (None: never).
     """
-    damping, kernel_before, cost = 1e-3, None, np.inf
-    for step, kernel in enumerate(kernels):
-        if kernel != kernel_before:
-            cost, kernel_before = cost_of(problem, state, kernel), kernel
-        fix_focal = focal_from is None or step < focal_from
-        for _ in range(4):
-            camera, chunks = reduce(problem, state, kernel, damping, step < points_from)
-            try:
-                trial = stepped(state, *camera.step(fix_focal), chunks)
-            except torch.linalg.LinAlgError:  # rounding made the system indefinite: damp more
-                damping *= 10
-                continue
-            trial_cost = cost_of(problem, trial, kernel)
-            if trial_cost < cost:
-                gain, state, cost, damping = cost - trial_cost, trial, trial_cost, max(damping / 4, 1e-7)
+    damping, cost, step = 1e-3, np.inf, 0
+    for kernel, most in schedule:
+        cost = cost_of(problem, state, kernel)
+        for _ in range(most):
+            freeze = step < points_from
+            trial, damping = improved(
+                problem, state, (kernel, cost), damping, freeze, focal_from is None or step < focal_from
+            )
+            step += 1
+            if trial is None:
                 break
-            damping *= 6
-        else:
-            gain = 0.0
-        if gain < 1e-6 * cost and kernel == kernels[-1] and step > max(points_from, focal_from or 0):
-            break
+            state, before, cost = trial[0], cost, trial[1]
+            if before - cost < 1e-4 * cost and step > max(points_from, focal_from or 0):
+                break
     return state, cost
+
+
+def improved(problem: Problem, state: State, at: tuple[float, float], damping: float, freeze: bool, fix_focal: bool):
+    """A state of lower cost than `at` = (kernel, cost), or None where damping does not help any more; and the damping to go on with."""
+    kernel, cost = at
+    for _ in range(5):
+        camera, chunks = reduce(problem, state, kernel, damping, freeze)
+        try:
+            trial = stepped(state, *camera.step(fix_focal), chunks)
+        except torch.linalg.LinAlgError:  # rounding made the system indefinite: damp more
+            damping *= 10
+            continue
+        trial_cost = cost_of(problem, trial, kernel)
+        if trial_cost < cost:
+            return (trial, trial_cost), max(damping / 4, 1e-7)
+        damping *= 8
+    return None, 1e-3
 
 
 # ---------------------------------------------------------------- starts
@@ -510,7 +507,7 @@ def solution(
     unit = log_scale.median()
     world_T_cam = inverse(state.cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
-    world_T_cam = inverse(world_T_cam[0]) @ world_T_cam
+    world_T_cam[0] = torch.eye(4)  # but for rounding it is
     parallax = translation_parallax(problem, state) * 640 / shot.size[0]
     warnings = []
     if parallax < 1.0:

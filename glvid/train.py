@@ -115,21 +115,23 @@ def slopes(e: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
 
 
 def camera_loss(b_T_a: Tensor, a_T_b: Tensor, lens: Intrinsics, batch: Batch) -> dict[str, Tensor]:
-    """Predicted motion judged by where it sends the true points, in 1 % of the width; focal in log, centre in widths.
+    """Motion both ways against truth (0.2 m weigh like 0.02 rad), where it sends the true points, focal, centre.
 
-    Judging by flow weighs rotation and translation as the picture does.
+    The points (in 1 % of the width, logarithmic) weigh rotation and translation as the picture does, but pull on hardly
+    anything while the motion is still far off; the plain difference does that.
     """
     depth, K = F.max_pool2d(batch.depth.clamp(0.3, CAP), 8), batch.intrinsics
     K = K.resized((depth.shape[-1], depth.shape[-2]))
-    there = torch.linalg.inv(batch.b_T_a)
+    error = torch.cat([b_T_a - batch.b_T_a, a_T_b - torch.linalg.inv(batch.b_T_a)])[:, :3].abs()
     want, z = rigid_flow(depth, K, batch.b_T_a)
     have, y = rigid_flow(depth, K, b_T_a)
-    ok = ((z > 0.2) & (y > 0.2)).float()
-    error = (100 / K.size[0]) * (have - want).norm(dim=1, keepdim=True).clamp_max(K.size[0])
-    round_trip = (a_T_b - there)[:, :3].abs().mean()
-    focal = (lens.focal.log() - batch.intrinsics.focal.log()).abs().mean()
-    center = (lens.center - batch.intrinsics.center).abs().mean() / lens.size[0]
-    return {"motion": (ok * torch.log1p(error)).mean(), "back": round_trip, "focal": focal, "center": center}
+    apart = (100 / K.size[0]) * (have - want).norm(dim=1, keepdim=True).clamp_max(K.size[0])
+    return {
+        "motion": (((z > 0.2) & (y > 0.2)) * torch.log1p(apart)).mean(),
+        "pose": (error[..., 3] / 0.2).mean() + (error[..., :3] / 0.02).mean(),
+        "focal": (lens.focal.log() - batch.intrinsics.focal.log()).abs().mean(),
+        "center": (lens.center - batch.intrinsics.center).abs().mean() / lens.size[0],
+    }
 
 
 def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
 
 # --- stages: networks and a batch to a loss and its parts -------------------------------------------------------------
 
-DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1, "motion": 0.05, "back": 0.05, "focal": 0.05, "center": 0.05}
+DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1, "motion": 0.05, "pose": 0.05, "focal": 0.05, "center": 0.05}
 
 
 def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:

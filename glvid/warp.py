@@ -36,8 +36,13 @@ def visibility(
 ) -> Float[Tensor, "B 1 H W"]:
     """1 where |F(p) + F'(p + F(p))| < max(floor, ratio |F|) and the target is inside (GeoNet's rule), else 0."""
     back, inside = warp(flow_ji, flow_ij)
-    gap = (flow_ij + back).norm(dim=1, keepdim=True)
-    return inside * (gap < (ratio * flow_ij.norm(dim=1, keepdim=True)).clamp_min(floor)).to(inside.dtype)
+    gap = length(flow_ij + back)
+    return inside * (gap < (ratio * length(flow_ij)).clamp_min(floor)).to(inside.dtype)
+
+
+def length(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """Length of every vector; on a CPU many times faster than `norm` over a strided dimension."""
+    return torch.hypot(flow[:, :1], flow[:, 1:])
 
 
 def resize(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
@@ -69,8 +74,8 @@ def guided_upsample(
 ) -> Float[Tensor, "B C H W"]:
     """Edge-aware upsampling of `x` to the guide's size: fast guided filter (He and Sun 2015, eq. 3-6), grey guide.
 
-    x is fitted as a local linear function of the guide at low resolution; the coefficients are brought up and applied to
-    the full-resolution guide, so that edges of x follow edges of the image.
+    x is fitted as a local linear function of the guide at low resolution; the coefficients are brought up and applied
+    to the full-resolution guide, so that edges of x follow edges of the image.
     """
     size = (guide.shape[-1], guide.shape[-2])
     grey = guide.mean(1, keepdim=True)

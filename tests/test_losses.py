@@ -58,8 +58,6 @@ def perturbed(state: State, what: str, s: Tensor | float) -> State:
     return replace(state, pairs=replace(pairs, flow_ij=pairs.flow_ij + 2 * s * error))
 
 
-# --- at the truth ---------------------------------------------------------------------------------------------------
-
 # geometric terms: the residue is that of interpolation across the crease between the planes; photometric: of
 # interpolating the texture; smoothness: the crease itself
 AT_TRUTH = {
@@ -97,8 +95,6 @@ def test_about_zero_on_rendered_worlds(kind):
     for name in ("epipolar", "structure", "static_photometric"):
         assert worse[name] > found[name] * 1.3 + 1e-3
 
-
-# --- away from it ---------------------------------------------------------------------------------------------------
 
 DEPENDS = [
     *[("photometric", what) for what in ("depth", "turn", "move", "focal")],
@@ -175,16 +171,13 @@ def test_descent_recovers_depth_and_motion(truth):
     assert after < 0.35 * before
 
 
-# --- masks ----------------------------------------------------------------------------------------------------------
-
-
 def test_masks_receive_no_gradient(crowd):
     moving = crowd.moving.clone().requires_grad_()
     state = perturbed(crowd, "depth", torch.tensor(0.5, requires_grad=True))
     loss, _ = total(state.images, state.depth, state.pairs, state.intrinsics, moving, LossWeights())
-    assert loss.requires_grad
-    (grad,) = torch.autograd.grad(loss, moving, allow_unused=True)
-    assert grad is None
+    weight = torch.ones_like(state.depth[state.pairs.i], requires_grad=True)
+    loss = loss + losses.epipolar(state.pairs.flow_ij, state.intrinsics, state.pairs.j_T_i, weight)
+    assert torch.autograd.grad(loss, (moving, weight), allow_unused=True) == (None, None)
 
 
 def test_moving_objects_are_excluded(crowd):
@@ -238,9 +231,6 @@ def test_auto_mask_leaves_out_what_stands_still_in_the_image(truth):
     assert grad.abs().max() == 0
 
 
-# --- the epipolar term ----------------------------------------------------------------------------------------------
-
-
 def test_epipolar_offset_is_the_point_to_line_distance(truth):
     """Off the line by a known distance; behind the ray's start (negative depth), the distance to that start."""
     wrong = perturbed(truth, "turn", 0.3)
@@ -282,7 +272,15 @@ def test_epipolar_forgives_what_is_beyond_its_bound(truth):
     assert (grad == 0).double().mean() > 0.8
 
 
-# --- priors ---------------------------------------------------------------------------------------------------------
+def test_epipolar_ignores_pixels_without_parallax(truth):
+    """Half of the image matched as by the rotation alone: the same as if that half were masked."""
+    state = perturbed(truth, "turn", 0.5)
+    T = torch.cat([state.pairs.j_T_i[..., :3], torch.eye(4)[:, 3:].expand(6, 4, 1)], -1)
+    turned, _ = rigid_flow(state.depth[state.pairs.i], state.intrinsics, T)
+    left = (pixel_grid(SIZE, turned)[:1] < 32).double().expand(6, 1, -1, -1)
+    args = (left * turned + (1 - left) * state.pairs.flow_ij, state.intrinsics, state.pairs.j_T_i)
+    assert losses.epipolar(*args, 1 - left) > 0.01
+    assert torch.allclose(losses.epipolar(*args, torch.ones_like(left)), losses.epipolar(*args, 1 - left))
 
 
 def test_prior_depth_ignores_scale_and_gradient_ignores_nothing_else(truth):
@@ -305,9 +303,6 @@ def test_prior_camera_counts_standard_deviations(truth):
     assert losses.prior_camera(offset).item() == pytest.approx(2 / 4 + 4)
     _, found = total(truth.images, truth.depth, truth.pairs, truth.intrinsics, None, LossWeights(), camera=offset)
     assert found["prior_camera"] == pytest.approx(4.5)
-
-
-# --- the sum --------------------------------------------------------------------------------------------------------
 
 
 def test_total_is_the_weighted_sum_of_what_is_asked_for(truth, monkeypatch):
@@ -349,9 +344,6 @@ def test_window_pairs_are_neighbours_both_ways(truth):
     assert torch.allclose(pairs.j_T_i[:2], T[[0, 2]]) and torch.allclose(pairs.j_T_i[4:6], T[[1, 3]], atol=1e-12)
     assert torch.allclose(pairs.j_T_i[:4] @ pairs.j_T_i[4:], torch.eye(4).double().expand(4, 4, 4), atol=1e-12)
     assert (cameras.focal[:, 0] / K.focal[0]).tolist() == [1, 1, 2, 2, 1, 1, 2, 2]
-
-
-# --- pixel measures and hard input ------------------------------------------------------------------------------------
 
 
 def test_dissimilarity_by_hand(truth):
@@ -431,6 +423,10 @@ def test_never_nan(truth, case):
 
 def test_points_behind_the_camera_and_outside_are_left_out(truth):
     """Turned right round, no pixel has a rigid match: what is left of the objective does not depend on depth."""
+    away, pairs, everywhere = truth.pairs.flow_ij + 100, truth.pairs, torch.ones_like(truth.depth[truth.pairs.i])
+    assert losses.flow_consistency(away, pairs.flow_ji, everywhere) == 0
+    depths = truth.depth[pairs.i], truth.depth[pairs.j]
+    assert losses.structure(*depths, away, pairs.j_T_i, truth.intrinsics, everywhere) == 0
     T = se3_exp(torch.tensor([0, 0, 0, 0, 3.0, 0]).double()).expand(6, 4, 4)
     depth = truth.depth.clone().requires_grad_()
     state = replace(truth, depth=depth, pairs=replace(truth.pairs, j_T_i=T))

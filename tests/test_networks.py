@@ -87,7 +87,7 @@ def test_convex_upsampling_puts_pixels_where_they_belong():
 def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
     net, a, b = CameraNet(), images(), images()
     b_T_a, a_T_b, K = net(a, b)
-    assert (b_T_a - torch.eye(4)).abs().max() < 1e-3
+    assert (b_T_a - torch.eye(4)).abs().max() < 5e-3
     assert torch.allclose(K.focal, torch.tensor([0.8 * 96, 0.8 * 64]).expand(2, 2), rtol=0.1)
     assert torch.allclose(K.center, torch.tensor([48.0, 32.0]).expand(2, 2), rtol=0.1)
     assert K.size == (96, 64)

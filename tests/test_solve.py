@@ -41,7 +41,8 @@ def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (
                 weight[n, k] = (q[:, 2] > 0.1).float()
     target = target + noise * torch.randn(target.shape, generator=g)
     state = S.State(G, -depth.log(), torch.zeros((), dtype=torch.float64))
-    return S.Problem(S.Tracks(offsets, xy, target, weight, torch.ones_like(depth)), K, sigma_depth=float("inf")), state
+    guess = depth * (0.3 * torch.randn(depth.shape, generator=g)).exp()
+    return S.Problem(S.Tracks(offsets, xy, target, weight, guess), K, sigma_depth=float("inf")), state
 
 
 def test_the_truth_costs_nothing():
@@ -95,7 +96,7 @@ def test_focal_and_path_from_matches_alone(guess):
     flat = replace(p, base=camera(guess), sigma_depth=0.5, sigma_focal=0.3)
     solved, state, cost, agree = S.best_start(flat, only=False)
     focal = float(S.camera_of(solved, state.log_f).focal[0])
-    assert focal == pytest.approx(300, rel=0.02) and agree
+    assert focal == pytest.approx(300, rel=0.04) and agree  # the prior at a wrong guess pulls a little
     a, b = (inverse(s.cam_T_world)[:, :3, 3] for s in (state, truth))
     scale = (a * b).sum() / (a * a).sum()
     assert (scale * a - b).norm(dim=1).max() < 0.02 * b.diff(dim=0).norm(dim=1).sum()

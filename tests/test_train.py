@@ -76,7 +76,7 @@ def steps(out):
 
 @pytest.mark.parametrize("stage", ["depth", "flow"])
 def test_a_few_steps_lower_the_held_loss(out, stage):
-    folder = train.train(options(out, stage=stage, steps=20, batch=4, rate=5e-4))
+    folder = train.train(options(out, stage=stage, steps=20, batch=4, rate=1e-3))
     logged, held = steps(out)
     assert [x["step"] for x in logged] == list(range(20)) and len(held) == 2
     key = "value" if stage == "depth" else "loss_flow"

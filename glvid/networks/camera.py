@@ -24,12 +24,19 @@ class CameraConfig:
     focal: float = 0.8  # focal length over width of the untrained network
 
 
+def mean_shift(cost: Float[Tensor, "B N H W"], radius: int) -> Float[Tensor, "B 2 H W"]:
+    """Expected (x, y) shift, in units of `radius`, under the softmax of a cost volume of `correlation`."""
+    steps = torch.linspace(-1, 1, 2 * radius + 1, device=cost.device)
+    shifts = torch.cartesian_prod(steps, steps).flip(1)  # rows first: y is the slow one
+    return torch.einsum("bnhw,nc->bchw", cost.float().softmax(1), shifts)
+
+
 class CameraNet(nn.Module):
     """Motion of the camera between two frames, and its intrinsics (GLNet, section 3.1; Gordon et al. 2019, 3.4).
 
-    Intrinsics: focal = softplus(.) * (W, H), centre = (. + 0.5) * (W, H). The motion is a twist, near none at first. The
-    network sees how well each place matches its surroundings in the other frame, which is what motion is read from; two
-    stacked images leave matching to be learned, and 2,000 steps did not.
+    Intrinsics: focal = softplus(.) * (W, H), centre = (. + 0.5) * (W, H). The motion is a twist, near none at first.
+    The network sees how well each place matches its surroundings in the other frame, which is what motion is read from;
+    two stacked images would leave matching to be learned, and 700 steps did not.
     """
 
     def __init__(self, config: CameraConfig | None = None):
@@ -39,9 +46,9 @@ class CameraNet(nn.Module):
         p8, p16, p32 = config.pair
         self.stem, self.stage = conv(12, c4), Stage(c4, c8, 1)
         self.match = nn.Sequential(norm(c8), conv(c8, 32, kernel=1))
-        self.mix = nn.Sequential(conv((2 * config.radius + 1) ** 2 + c8, p8), Residual(p8))
+        self.mix = nn.Sequential(conv((2 * config.radius + 1) ** 2 + 2 + c8, p8), Residual(p8))
         self.rest = nn.Sequential(Stage(p8, p16, 1), Stage(p16, p32, 1), norm(p32), nn.ReLU(), conv(p32, config.hidden))
-        grid = config.hidden * 3 * 3  # motion and field of view need to know where in the image things move
+        grid = (config.hidden + 2) * 3 * 3  # motion and field of view need to know where in the image things move
         self.motion = nn.Sequential(nn.Linear(grid, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 6))
         self.lens = nn.Sequential(nn.Linear(grid, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 4))
         for head in (self.motion, self.lens):
@@ -55,8 +62,10 @@ class CameraNet(nn.Module):
         x = self.stage(self.stem(F.pixel_unshuffle(half, 2)))
         y = self.match(x)
         other = torch.cat(y.chunk(2)[::-1])
-        seen = self.mix(torch.cat([4 * correlation(y, other, self.config.radius), x], 1))
-        return F.adaptive_avg_pool2d(F.relu(self.rest(seen)), 3).flatten(1)
+        cost = 4 * correlation(y, other, self.config.radius)
+        shift = mean_shift(cost, self.config.radius)
+        seen = self.rest(self.mix(torch.cat([cost, shift, x], 1)))
+        return torch.cat([F.adaptive_avg_pool2d(F.relu(seen), 3), F.adaptive_avg_pool2d(shift, 3)], 1).flatten(1)
 
     def forward(
         self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]

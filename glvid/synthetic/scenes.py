@@ -125,7 +125,7 @@ def handheld(rng: Random, frames: int) -> tuple[list[Thing], list[tuple[Thing, M
 
 def orbit(rng: Random, frames: int) -> tuple[list[Thing], list[tuple[Thing, Motion]], Motion]:
     indoors = rng.random() < 0.6
-    things, half = places.room(rng) if indoors else (places.park(rng, 20), np.array([1e3, 1e3]))
+    things, half = places.room(rng) if indoors else (places.park(rng, 20.0), np.array([1e3, 1e3]))
     radius = min(half) * rng.uniform(0.5, 0.85) if indoors else rng.uniform(2, 7)
     if rng.random() < 0.7:
         things.append(

@@ -1,0 +1,136 @@
+"""The whole way of a small clip, with small untrained networks: every run folder obeys the contract."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from run_folder import check
+
+from glvid import infer, results, weights
+from glvid.errors import InputError, UsageError
+from glvid.networks import CameraNet, DepthNet
+from glvid.synthetic import scene
+
+OPTIONS = infer.InferOptions(steps=1)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return scene(900001, "handheld", frames=4, size=(128, 96))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A models folder with networks made on the spot."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name, net in (("depth-small", DepthNet()), ("camera-small", CameraNet())):
+        weights.save(net, folder / f"{name}.safetensors", {"licence": "Apache-2.0", "trained": "not at all"})
+    weights.write_index(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def untrained(monkeypatch, models):
+    monkeypatch.setattr(weights, "folder", lambda: models)
+
+
+def save(folder, images, name="{:02d}.png"):
+    """Frames (N, 3, H, W) as an image folder."""
+    folder.mkdir()
+    for k, image in enumerate(images):
+        bgr = (image.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        (folder / name.format(k)).write_bytes(cv2.imencode(".png", bgr)[1].tobytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(truth, tmp_path_factory):
+    return save(tmp_path_factory.mktemp("clip") / "room", truth.images)
+
+
+@pytest.mark.parametrize("mode", ["none", "params", "output", "both"])
+def test_run_folder_obeys_the_contract(clip, tmp_path, mode):
+    info = infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, refine=mode))
+    check(tmp_path / "run")
+    run = results.open_run(tmp_path / "run")
+    assert len(run.rows) == 4 and info["status"] == "complete" and info["refine"]["mode"] == mode
+    assert [row.name for row in run.rows] == ["00.png", "01.png", "02.png", "03.png"]
+    assert all(np.isfinite(run.depth(row)).all() for row in run.rows)
+    assert (info["refine"]["loss_last"] is None) == (mode == "none")
+    assert not list((tmp_path / "run").glob(".glvid-*"))
+
+
+def test_stored_flow_leads_to_the_next_frame(clip, truth, tmp_path):
+    infer.run(clip, tmp_path / "run", OPTIONS)
+    run = results.open_run(tmp_path / "run")
+    visible = truth.visible[0, 0].numpy() > 0
+    error = np.linalg.norm(run.flow(run.rows[0]) - truth.flow[0].numpy(), axis=0)[visible]
+    assert np.median(error) < 0.5
+
+
+def test_given_camera_comes_back_as_given(clip, tmp_path):
+    options = infer.replace(OPTIONS, intrinsics="101.5,102.25,64.5,47", fix_intrinsics=True)
+    infer.run(clip, tmp_path / "run", options)
+    camera = json.loads((tmp_path / "run" / "camera.json").read_text())
+    said = [camera[f"source_{k}"] for k in ("fx", "fy", "cx", "cy")]
+    assert said == [101.5, 102.25, 64.5, 47] and camera["source"] == "given" and camera["fx_sigma"] == 0
+
+
+def test_user_masks_are_moving(clip, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    raw = np.zeros((96, 128), np.uint8)
+    raw[:, :40] = 255
+    for k in range(4):
+        (masks / f"{k:02d}.png").write_bytes(cv2.imencode(".png", raw)[1].tobytes())
+    infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, masks=masks))
+    run = results.open_run(tmp_path / "run")
+    assert all(run.mask(row)[:, :36].min() > 0.9 for row in run.rows)
+
+
+def test_a_second_run_is_already_done(clip, tmp_path):
+    first = infer.run(clip, tmp_path / "run", OPTIONS)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert infer.run(clip, tmp_path / "run", OPTIONS)["frames"] == first["frames"]
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    with pytest.raises(UsageError, match="--overwrite"):
+        infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, max_size=64))
+
+
+def test_cut_begins_a_new_world(truth, tmp_path):
+    other = torch.rand(3, 1, 6, 8, generator=torch.Generator().manual_seed(1)).repeat(1, 3, 1, 1)
+    other = torch.nn.functional.interpolate(other, (96, 128), mode="nearest")
+    clip = save(tmp_path / "cut", torch.cat([truth.images[:3], other[:1].repeat(2, 1, 1, 1)]))
+    infer.run(clip, tmp_path / "run", OPTIONS)
+    check(tmp_path / "run")
+    run = results.open_run(tmp_path / "run")
+    assert [row.shot for row in run.rows] == [0, 0, 0, 1, 1] and not run.rows[2].flow and run.rows[3].flow
+    assert np.allclose(run.trajectory().world_T_cam[3], np.eye(4))
+
+
+@pytest.mark.parametrize(("frames", "mode"), [(1, "none"), (1, "output"), (2, "output")])
+def test_one_frame_and_two_equal_frames(truth, tmp_path, frames, mode):
+    clip = save(tmp_path / "still", truth.images[:1].repeat(frames, 1, 1, 1))
+    info = infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, refine=mode))
+    check(tmp_path / "run")
+    assert info["frames"] == frames and info["camera"]["observable"] is False and info["warnings"]
+    assert np.allclose(results.open_run(tmp_path / "run").trajectory().world_T_cam, np.eye(4))
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(clip, tmp_path):
+    for options, said in (
+        (infer.replace(OPTIONS, fix_intrinsics=True), "--intrinsics"),
+        (infer.replace(OPTIONS, intrinsics="1,2"), "--intrinsics"),
+        (infer.replace(OPTIONS, distortion="0,0,0,0"), "--distortion"),
+        (infer.replace(OPTIONS, device="cuda:77"), "--device"),
+        (infer.replace(OPTIONS, masks=tmp_path / "none"), "--masks"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            infer.run(clip, tmp_path / "run", options)
+    with pytest.raises(InputError):
+        (tmp_path / "empty.mp4").write_bytes(b"")
+        infer.run(tmp_path / "empty.mp4", tmp_path / "run", OPTIONS)
+    assert not (tmp_path / "run").exists()
