@@ -26,8 +26,8 @@ ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide fi
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
 SEARCH = 100  # frames of a shot the starts are compared on
 CORRELATED = 8.0  # flow errors of neighbouring points agree: the curvature's sigma is too small by about this factor
-OBSERVABLE = 0.15  # largest sigma of log focal that counts as determined
-PREDICTED_SIGMA, GIVEN_SIGMA = 0.3, 0.05  # how far, in log focal, a clip may be from the network's and the user's value
+OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
+PREDICTED_SIGMA, GIVEN_SIGMA = 0.2, 0.05  # how far, in log focal, a clip may be from the network's and the user's value
 STILL = 0.3  # px: image motion below this is none
 CHUNK = 64  # anchor frames handled at once: bounds memory
 

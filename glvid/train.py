@@ -114,12 +114,17 @@ def slopes(e: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
     return mean
 
 
-def camera_loss(b_T_a: Tensor, a_T_b: Tensor, lens: Intrinsics, batch: Batch) -> dict[str, Tensor]:
-    """Motion both ways against truth (0.2 m weigh like 0.02 rad), where it sends the true points, focal, centre.
+def camera_loss(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Motion both ways against truth (0.2 m weigh like 0.02 rad), where it sends the true points, lens, matches.
 
     The points (in 1 % of the width, logarithmic) weigh rotation and translation as the picture does, but pull on hardly
-    anything while the motion is still far off; the plain difference does that.
+    anything while the motion is still far off; the plain difference does that. Without the matches nothing is learned
+    for long: motions of either sign are equally likely, so the best blind answer is none.
     """
+    shift, seen = net.look(batch.a, batch.b)
+    b_T_a, a_T_b, lens = net.answer(seen, batch.intrinsics.size)
+    flow = F.avg_pool2d(batch.flow, 4)
+    near = (flow.abs().amax(1, keepdim=True) < 4 * net.config.radius) * F.avg_pool2d(batch.visible, 4)
     depth, K = F.max_pool2d(batch.depth.clamp(0.3, CAP), 8), batch.intrinsics
     K = K.resized((depth.shape[-1], depth.shape[-2]))
     error = torch.cat([b_T_a - batch.b_T_a, a_T_b - torch.linalg.inv(batch.b_T_a)])[:, :3].abs()
@@ -129,6 +134,7 @@ def camera_loss(b_T_a: Tensor, a_T_b: Tensor, lens: Intrinsics, batch: Batch) ->
     return {
         "motion": (((z > 0.2) & (y > 0.2)) * torch.log1p(apart)).mean(),
         "pose": (error[..., 3] / 0.2).mean() + (error[..., :3] / 0.02).mean(),
+        "match": (near * (shift[: len(flow)] - flow).abs()).mean(),
         "focal": (lens.focal.log() - batch.intrinsics.focal.log()).abs().mean(),
         "center": (lens.center - batch.intrinsics.center).abs().mean() / lens.size[0],
     }
@@ -150,15 +156,21 @@ def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
 
 # --- stages: networks and a batch to a loss and its parts -------------------------------------------------------------
 
-DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1, "motion": 0.05, "pose": 0.05, "focal": 0.05, "center": 0.05}
+DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1}
+CAMERA_WEIGHTS = {"motion": 0.05, "pose": 0.05, "match": 0.05, "focal": 0.05, "center": 0.05}
+
+
+def weighted(parts: dict[str, Tensor]) -> Tensor:
+    """The loss that parts add up to."""
+    return sum((DEPTH_WEIGHTS | CAMERA_WEIGHTS)[k] * v for k, v in parts.items())
 
 
 def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Depth, and camera, from rendered truth."""
     parts = depth_loss(nets["depth"](batch.a), batch.depth)
     if with_camera:
-        parts |= camera_loss(*nets["camera"](batch.a, batch.b), batch)
-    return sum(DEPTH_WEIGHTS[k] * v for k, v in parts.items()), parts
+        parts |= camera_loss(nets["camera"], batch)
+    return weighted(parts), parts
 
 
 def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
@@ -172,8 +184,8 @@ def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> 
 
 def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Camera alone, from rendered truth."""
-    parts = camera_loss(*nets["camera"](batch.a, batch.b), batch)
-    return sum(DEPTH_WEIGHTS[k] * v for k, v in parts.items()), parts
+    parts = camera_loss(nets["camera"], batch)
+    return weighted(parts), parts
 
 
 SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}
@@ -311,9 +323,10 @@ def source(options: Options) -> Iterator:
         def joint(nets: nn.ModuleDict, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             if rng.random() < REPLAY:
                 return rendered(nets, rng, "depth" if rng.random() < 0.7 else "flow")
-            images = as_tensor(windows(clips, rng, max(1, options.batch // 4)), options.device)
+            frames = windows(clips, rng, max(1, options.batch // 4))
+            images = as_tensor(frames.reshape(-1, *frames.shape[2:]), options.device)
             with precision:
-                return joint_stage(nets, images, teacher)
+                return joint_stage(nets, images.unflatten(0, (-1, 3)), teacher)
 
         yield joint
 

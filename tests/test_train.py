@@ -60,7 +60,7 @@ def options(out, **changes):
 SMALL = {
     "depth": lambda config=None: DepthNet(config or DepthConfig(channels=(16, 16, 16, 32, 32))),
     "flow": lambda config=None: FlowNet(config or FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)),
-    "camera": lambda config=None: CameraNet(config or CameraConfig(frame=(16, 16), pair=(16, 16, 32), hidden=32)),
+    "camera": lambda config=None: CameraNet(config or CameraConfig(frame=16, pair=(16, 16, 16, 32), hidden=32)),
 }
 
 
@@ -76,14 +76,14 @@ def steps(out):
 
 @pytest.mark.parametrize("stage", ["depth", "flow"])
 def test_a_few_steps_lower_the_held_loss(out, stage):
-    folder = train.train(options(out, stage=stage, steps=20, batch=4, rate=1e-3))
+    folder = train.train(options(out, stage=stage, steps=30, batch=4, rate=1e-3))
     logged, held = steps(out)
-    assert [x["step"] for x in logged] == list(range(20)) and len(held) == 2
+    assert [x["step"] for x in logged] == list(range(30)) and len(held) == 2
     key = "value" if stage == "depth" else "loss_flow"
     assert held[-1]["held"][key] < 0.97 * held[0]["held"][key]
     for kind in train.STAGES[stage]:
         _, info = weights.load(folder / f"{kind}-small.safetensors", kind)
-        assert info["trained"]["steps"] == 20
+        assert info["trained"]["steps"] == 30
 
 
 def test_an_interrupted_run_resumes_to_the_same_state(out, monkeypatch):
