@@ -1,4 +1,4 @@
-"""Known errors: one line that says what, where and what to do, and the exit code that goes with it (contract, "Exit codes").
+"""Known errors: one line that says what, where and what to do, and the exit code that goes with it.
 
 GlvidError            1
 ├── UsageError        2   bad option, unknown path, given camera or masks do not fit, output folder rules

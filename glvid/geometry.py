@@ -125,7 +125,7 @@ def project(points: Float[Tensor, "*B 3 H W"], intrinsics: Intrinsics) -> Float[
 def rigid_flow(
     depth: Float[Tensor, "*B 1 H W"], intrinsics: Intrinsics, j_T_i: Float[Tensor, "*B 4 4"]
 ) -> tuple[Float[Tensor, "*B 2 H W"], Float[Tensor, "*B 1 H W"]]:
-    """Flow of a static scene, p_r - p with p_r ~ K (R D(p) K^-1 p~ + t) (GLNet, section 3), and the depth seen from j."""
+    """Flow of a static scene, p_r - p with p_r ~ K (R D(p) K^-1 p~ + t) (GLNet, section 3); and depth seen from j."""
     points = transform(j_T_i, backproject(depth, intrinsics))
     return project(points, intrinsics) - pixel_grid(intrinsics.size, depth), points[..., 2:, :, :]
 

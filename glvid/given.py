@@ -1,4 +1,4 @@
-"""What a user may know about the clip: camera, lens distortion, masks. Parsed and checked before any model is loaded."""
+"""What a user may know about a clip: camera, lens distortion, masks; parsed and checked before any model is loaded."""
 
 import json
 import math
@@ -74,7 +74,8 @@ def _from_json(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
         ) from error
     if abs(width / height / (size[0] / size[1]) - 1) > 0.02:
         raise UsageError(
-            f"--intrinsics {path}: is for {width:g}x{height:g} px, the frames are {size[0]}x{size[1]}; the aspect must agree"
+            f"--intrinsics {path}: is for {width:g}x{height:g} px, the frames are {size[0]}x{size[1]}; "
+            "the aspect must agree"
         )
     scale = (size[0] / width, size[1] / height)
     return values[0] * scale[0], values[1] * scale[1], (values[2] + shift) * scale[0], (values[3] + shift) * scale[1]
@@ -92,7 +93,7 @@ class Rectifier:
 
 
 def rectifier(spec: str | None, camera: Intrinsics | None) -> Rectifier | None:
-    """`--distortion` k1,k2,p1,p2[,k3] (OpenCV's model) as a resampling of frames of the camera's size; None for none."""
+    """`--distortion` k1,k2,p1,p2[,k3] (OpenCV's model) as a resampling of frames of the camera's size, or None."""
     if spec is None:
         return None
     values = np.array(_numbers(spec, (4, 5), f"--distortion {spec}"))

@@ -1,7 +1,8 @@
 """The whole way of one clip: decode → predict → solve → refine → results.
 
-The clip is decoded twice: once to working size, which is all that networks, solve and refinement see, and once more while the maps are
-written at full size. So memory does not depend on the stored size, and nothing but working images stays on disk in between.
+The clip is decoded twice: once to working size, which is all that networks, solve and refinement see, and once more
+while the maps are written at full size. So memory does not depend on the stored size, and nothing but working images
+stays on disk in between.
 """
 
 import os
@@ -15,11 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float64
 
 from glvid import __version__, claim, formats, given, refine, results, video, weights
 from glvid.errors import InputError, MemoryExhausted, UsageError
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
+from glvid.geometry import inverse
 from glvid.predict import FlowOf, as_tensor, dis_flow, net_flow, predict_camera, predict_depth, working_size
 from glvid.solve import solve
 from glvid.types import Clip, Frame, Intrinsics, Shot, Solution, Trajectory
@@ -76,7 +79,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the first pass over a clip leaves: working images and depth (memory-mapped), and what to know of each frame."""
+    """What the first pass over a clip leaves: working images and depth (memory-mapped), and facts about each frame."""
 
     indices: list[int]
     times: list[float]
@@ -400,11 +403,11 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
         K = job.given.resized(job.size)
     sigma = None if chosen.focal_sigma is None else chosen.focal_sigma * float(K.focal[0])
     camera = results.camera_record(K, (job.clip.width, job.clip.height), chosen.source, sigma, chosen.observable)
-    path = np.concatenate([s.solution.world_T_cam.numpy() for s in solved])
+    path = np.concatenate([from_first_camera(s.solution.world_T_cam) for s in solved])
     results.write_camera(job.out, camera)
     results.write_frames(job.out, rows)
     results.write_trajectory(job.out, Trajectory(np.array(decoded.times), path))
-    info = record(job, decoded, solved, camera, scale)
+    info = record(job, decoded, solved, rows, camera, scale)
     results.write_info(job.out, info | {"status": "running"})
     run = results.open_run(job.out, finished=False)
     warnings = list(info["warnings"])
@@ -427,11 +430,18 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     return info
 
 
+def from_first_camera(world_T_cam: Float64[torch.Tensor, "N 4 4"]) -> Float64[np.ndarray, "N 4 4"]:
+    """A shot's path in the world of its first camera, which refinement may have moved a little."""
+    path = inverse(world_T_cam[0]) @ world_T_cam
+    path[0] = torch.eye(4)  # but for rounding it is
+    return path.numpy()
+
+
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth (H, W) and moving probability (H, W) of frame n at stored size.
 
-    Depth is the network's, which is sharp, times the refinement's correction, which is smooth: the log ratio of the two is
-    upsampled along image edges.
+    Depth is the network's, which is sharp, times the refinement's correction, which is smooth: the log ratio of the
+    two is upsampled along image edges.
     """
     k = n - s.bounds[0]
     guide = as_tensor(image[None])
@@ -462,7 +472,9 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def record(job: Job, decoded: Decoded, solved: list[Solved], camera: dict, scale: float) -> dict[str, Any]:
+def record(
+    job: Job, decoded: Decoded, solved: list[Solved], rows: list[results.Row], camera: dict[str, Any], scale: float
+) -> dict[str, Any]:
     """run.json, but for what only the end knows."""
     stated = identity(job.clip, job.options, job.networks)
     done = [s.progress for s in solved if s.progress.first is not None]
@@ -484,7 +496,7 @@ def record(job: Job, decoded: Decoded, solved: list[Solved], camera: dict, scale
         "depth": results.depth_record(job.size, scale, "scene", "none: depth and path share one unknown scale"),
         "flow": results.flow_record(job.size, job.options.flow_format),
         "camera": camera,
-        "frames": len(decoded.times),
+        "frames": [asdict(row) for row in rows],
         "seconds": {},
         "peak_memory_mb": 0.0,
         "warnings": list(dict.fromkeys([*decoded.notes, *said])),

@@ -39,7 +39,8 @@ def predict_camera(
 ) -> Intrinsics:
     """The camera network's intrinsics for frame pairs (a, b), their median as one camera with square pixels at `shape`.
 
-    Returned at the images' own size. The optical centre is put in the middle: its prediction is noise beside focal length.
+    Returned at the images' own size. The optical centre is put in the middle: its prediction is noise beside the
+    focal length.
     """
     with torch.inference_mode():
         said = net(as_tensor(a, device), as_tensor(b, device))[2].focal.float().cpu()

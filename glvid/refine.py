@@ -4,9 +4,10 @@ output   log-depth, poses, focal length and flow as free variables ("a dense bun
 params   the depth network's parameters, on a copy, GLNet's PFT
 both     params, then output
 
-Both start from what second-order geometry gives: `triangulate`, every pixel's depth from the solved cameras and flow to several
-frames (the paper descends all the way by first order, which diverges from a poor start). They work on overlapping spans of frames,
-so that memory does not grow with the clip; the frames a span shares with the one before it are held fixed, so that scale carries over.
+Both start from what second-order geometry gives: `triangulate`, every pixel's depth from the solved cameras and flow to
+several frames (the paper descends all the way by first order, which diverges from a poor start). They work on
+overlapping spans of frames, so that memory does not grow with the clip; the frames a span shares with the one before it
+are held fixed, so that scale carries over.
 """
 
 import copy
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ from glvid.types import Intrinsics, Pairs, Shot, Solution
 from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
+CONTRAST = 0.02**2  # squared brightness change per px at which flow is half trusted
 PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
 OFFSETS = (1, 2, 4, 8)  # frames apart; far pairs fix scale drift and flicker
 
@@ -56,6 +59,7 @@ def descent_size(size: tuple[int, int]) -> tuple[int, int]:
 class Views:
     """What one frame's pixels look like from K others."""
 
+    texture: Float[Tensor, "3 h w"]  # of the frame itself: mean gx^2, gx gy, gy^2 of brightness per px
     images: Float[Tensor, "K 3 h w"]
     flow: Float[Tensor, "K 2 h w"]
     visible: Float[Tensor, "K 1 h w"]
@@ -65,11 +69,11 @@ class Views:
 def triangulate(
     depth: Float[Tensor, "1 h w"], views: Views, camera: Intrinsics, sigma_px: float = 0.4, sigma_depth: float = 0.5
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "K 1 h w"]]:
-    """Depth of every pixel from flow to several frames of known pose, its information, and the reprojection errors (px).
+    """Depth of every pixel from flow to several frames of known pose, its information, and reprojection errors (px).
 
-    Gauss-Newton on log inverse depth, one unknown a pixel: robust (Cauchy, annealed) reprojection errors plus the distance to
-    `depth`, in standard deviations. A match is as good as `sigma_px` plus 3 % of its flow. Information is in units of
-    1 / log^2; the prior's share is not counted.
+    Gauss-Newton on log inverse depth, one unknown a pixel: robust (Cauchy, annealed) reprojection errors plus the
+    distance to `depth`, in standard deviations. A match is as good as `sigma_px` plus 3 % of its flow. Information is
+    in units of 1 / log^2; the prior's share is not counted.
     """
     r, xy = rays(camera), pixel_grid(camera.size, depth)
     turned = torch.einsum("kij,jhw->kihw", views.there_T_here[:, :3, :3], r)
@@ -85,8 +89,9 @@ def triangulate(
         p = q[:, :2] / z
         error = f * p - target
         J = f * (t[:, :2] - p * t[:, 2:]) * (x.exp() / z)
+        contrast = along(views.texture, J)
         s = kernel * sigma_px
-        w = views.visible * (q[:, 2:] > 0.05) / (1 + (error**2).sum(1, keepdim=True) / s**2) / sigma_px**2
+        w = views.visible * contrast / (contrast + CONTRAST) * (q[:, 2:] > 0.05) / (1 + (error**2).sum(1, keepdim=True) / s**2) / sigma_px**2
         information = (w * (J**2).sum(1, keepdim=True)).sum(0)
         away = x - start
         prior = 1 / sigma_depth**2 / (1 + (away / (2 * sigma_depth)) ** 2)
@@ -94,6 +99,19 @@ def triangulate(
             -0.7, 0.7
         )
     return (-x).exp(), information, length(error)
+
+
+def texture_of(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
+    gy, gx = torch.gradient(image.mean(0))
+    return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]
+
+
+def along(texture: Float[Tensor, "3 h w"], direction: Float[Tensor, "K 2 h w"]) -> Float[Tensor, "K 1 h w"]:
+    """Mean squared brightness change per px along a direction: where it is 0, flow along it is a guess (aperture)."""
+    x, y = direction[:, :1], direction[:, 1:]
+    xx, xy, yy = texture[:, None]
+    return (x * x * xx + 2 * x * y * xy + y * y * yy) / (x * x + y * y + 1e-12)
 
 
 def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int]) -> Views | None:
@@ -108,7 +126,8 @@ def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequ
     visible = visibility(go, back, floor=0.7)
     trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
     there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
-    return Views(resize(as_tensor(there), size), go, visible * trusted, there_T_here.float())
+    texture = texture_of(resize(as_tensor(here[:1]), size)[0])
+    return Views(texture, resize(as_tensor(there), size), go, visible * trusted, there_T_here.float())
 
 
 def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -124,7 +143,10 @@ def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Floa
 
 
 def doubt(errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
-    """Probability that no depth explains a pixel's flow: it moves on its own, or its flow is wrong. Smoothed along edges."""
+    """Probability that no depth explains a pixel's flow: it moves on its own, or its flow is wrong.
+
+    Smoothed along edges.
+    """
     excess = median_seen(errors / (0.6 + 0.06 * length(views.flow)), views.visible)
     p = torch.sigmoid(3 * (excess - 1.5)) * views.visible.amax(0)
     return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
@@ -137,7 +159,7 @@ def moving_probability(
     views: Views,
     camera: Intrinsics,
 ) -> Float[Tensor, "1 h w"]:
-    """Probability that a pixel moves on its own: no depth explains its flow, and its colours follow the flow, not the scene.
+    """Probability that a pixel moves on its own: no depth explains its flow, and its colours follow the flow.
 
     The second condition keeps wrong flow (repeated texture, fast motion) from being taken for motion: there the rigid
     scene, with any of `depths`, explains the colours as well. Smoothed along image edges.
@@ -333,9 +355,9 @@ def refine_parameters(
 ) -> tuple[Shot, Progress]:
     """GLNet's PFT: a copy of the depth network is trained on the clip's spans, weights carried from one to the next.
 
-    Cameras and flow stay as solved: geometry found them with more certainty than a network can be taught in a few steps.
-    `dense` acts as the prior of the objective, so that depth is anchored where flow determines it (SfM-TTR). Returns the shot
-    with the tuned network's depth, at working size and in the network's unit.
+    Cameras and flow stay as solved: geometry found them with more certainty than a network can be taught in a few
+    steps. `dense` acts as the prior of the objective, so that depth is anchored where flow determines it (SfM-TTR).
+    Returns the shot with the tuned network's depth, at working size and in the network's unit.
     """
     tuned = copy.deepcopy(net).to(plan.device)
     tuned.requires_grad_(True)
@@ -381,7 +403,7 @@ def work(shots: Sequence[tuple[int, int]], mode: str, steps: int) -> int:
 def refine(
     shot: Shot, solution: Solution, flow: FlowOf, net: nn.Module, plan: Plan, advance: Callable[[int], None]
 ) -> tuple[Shot, Dense, Solution, Progress]:
-    """Refine a shot as planned. Where there is no parallax nothing can be learned: depth stays the network's, and says so."""
+    """Refine a shot as planned. Without parallax nothing can be learned: depth stays as it is, with a warning."""
     if plan.mode == "none":
         near = triangulate_shot(shot, solution, flow, (1, 2), advance)
         kept = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(len(shot))])

@@ -15,7 +15,7 @@ def verdict(run: dict[str, Any]) -> str:
     """One sentence on how far the run can be trusted, the gravest doubt first."""
     if run["status"] != "complete":
         return "Incomplete: frames were lost while decoding; run.json lists them."
-    if run["frames"] < 2:
+    if len(run["frames"]) < 2:
         return "One frame: depth is the network's, and there is no path to find."
     if run["camera"]["source"] == "predicted":
         return "A guess: geometry did not determine the camera, so path and focal length are the network's."
@@ -39,7 +39,7 @@ def summary(run: dict[str, Any], path_length: float, folder: str) -> Pairs:
     camera, depth, refine = run["camera"], run["depth"], run["refine"]
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in run["seconds"].items())
     lines = [
-        ("frames", f"{run['frames']} of {camera['width']}x{camera['height']} px"),
+        ("frames", f"{len(run['frames'])} of {camera['width']}x{camera['height']} px"),
         ("focal length", focal(camera)),
         ("path length", f"{path_length:.3g} {depth['unit'].replace('scene', 'scene units')}"),
         ("refinement", refined(run) if refine["mode"] != "none" else "none"),

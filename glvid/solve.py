@@ -1,9 +1,10 @@
 """The camera of a shot from geometry: flow matches and depth -> one focal length, every pose, depth scale, what moves.
 
-Points are anchored in frames (inverse depth along the ray) and followed by flow into frames at fixed offsets. All poses, inverse
-depths and one log focal length are solved together by Levenberg-Marquardt on the reprojection error; points are eliminated by the
-Schur complement (Triggs et al. 2000, section 6), and because a frame only meets frames at most `max(offsets)` away, the reduced
-camera system is a band matrix, so that time and memory grow linearly with the length of the shot.
+Points are anchored in frames (inverse depth along the ray) and followed by flow into frames at fixed offsets. All
+poses, inverse depths and one log focal length are solved together by Levenberg-Marquardt on the reprojection error;
+points are eliminated by the Schur complement (Triggs et al. 2000, section 6), and because a frame only meets frames at
+most `max(offsets)` away, the reduced camera system is a band matrix, so that time and memory grow linearly with the
+length of the shot.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from glvid.geometry import hat, inverse, se3_exp
+from glvid.geometry import inverse, se3_exp
 from glvid.predict import FlowOf
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.warp import sample_at
@@ -89,10 +90,10 @@ def anchor_points(image: Tensor, grid: tuple[int, int]) -> Float[Tensor, "M 2"]:
 def tracks(
     shot: Shot, flow: FlowOf, offsets: Sequence[int], points: int = 300, advance: Callable[[int], None] | None = None
 ) -> Tracks:
-    """Anchor points in every frame and follow them by flow to n +- each of `offsets` (positive, ascending, the first is 1).
+    """Anchor points in every frame and follow them by flow to n +- each of `offsets` (positive, ascending, first 1).
 
-    A pair of frames in which fewer than 30 % of the points survive the forward-backward test is left out: where motion is fast, far
-    pairs are wrong matches and pull everything.
+    A pair of frames in which fewer than 30 % of the points survive the forward-backward test is left out: where motion
+    is fast, far pairs are wrong matches and pull everything.
     """
     n, (w, h) = len(shot), shot.size
     grid = (round((points * w / h) ** 0.5), round((points * h / w) ** 0.5))
@@ -146,7 +147,7 @@ def camera_of(problem: Problem, log_f: Tensor) -> Intrinsics:
 
 
 def reproject(problem: Problem, state: State, n: Tensor):
-    """For anchor frames n: rays r (B, 1, M, 3), R, q = R r + rho t (B, K, M, 3), residual (B, K, M, 2) px and weights."""
+    """For anchor frames n: rays r (B, 1, M, 3), R, q = R r + rho t (B, K, M, 3), residual (B, K, M, 2) px, weight."""
     t = problem.tracks
     offsets = torch.tensor(t.offsets)
     b = (n[:, None] + offsets).clamp(0, len(t.xy) - 1)
@@ -196,8 +197,8 @@ def cost_of(problem: Problem, state: State, kernel: float) -> float:
 def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
     """Gauss-Newton blocks of anchor frames n.
 
-    Local unknowns of anchor a: pose a, poses at the K offsets, log f: D = 6 (K + 1) + 1. Returns H (B, D, D), g (B, D), E (B, M, D),
-    C (B, M), g_rho (B, M): pose-pose, gradient, point-pose, point-point, point gradient.
+    Local unknowns of anchor a: pose a, poses at the K offsets, log f: D = 6 (K + 1) + 1. Returns H (B, D, D),
+    g (B, D), E (B, M, D), C (B, M), g_rho (B, M): pose-pose, gradient, point-pose, point-point, point gradient.
     """
     r, R, rho, q, z, K, residual, weight = reproject(problem, state, n)
     weight = weight * robust(residual, kernel)[1]
@@ -233,7 +234,8 @@ def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
 class Camera:
     """Reduced camera system: poses as a block-tridiagonal matrix, log f as its border.
 
-    Two frames share an equation only if they are at most 2 max(offsets) apart; blocks of that many frames meet only their neighbours.
+    Two frames share an equation only if they are at most 2 max(offsets) apart; blocks of that many frames meet only
+    their neighbours.
     """
 
     diagonal: Float64[Tensor, "L D D"]
@@ -337,8 +339,8 @@ def adjust(
 ) -> tuple[State, float]:
     """Levenberg-Marquardt over poses, point depths and log f. Returns the state and its cost.
 
-    schedule: kernel widths (px), each with the largest number of steps it gets; a width ends when a step gains less than 0.01 %.
-    Points move from step `points_from` on, the focal length from `focal_from` on (None: never).
+    schedule: kernel widths (px), each with the largest number of steps it gets; a width ends when a step gains less
+    than 0.01 %. Points move from step `points_from` on, the focal length from `focal_from` on (None: never).
     """
     damping, cost, step = 1e-3, np.inf, 0
     for kernel, most in schedule:
@@ -358,7 +360,10 @@ def adjust(
 
 
 def improved(problem: Problem, state: State, at: tuple[float, float], damping: float, freeze: bool, fix_focal: bool):
-    """A state of lower cost than `at` = (kernel, cost), or None where damping does not help any more; and the damping to go on with."""
+    """A state of lower cost than `at` = (kernel, cost), and the damping to go on with.
+
+    None for the state where damping does not help any more.
+    """
     kernel, cost = at
     for _ in range(5):
         camera, chunks = reduce(problem, state, kernel, damping, freeze)
@@ -378,8 +383,8 @@ def improved(problem: Problem, state: State, at: tuple[float, float], damping: f
 def two_view(a: np.ndarray, b: np.ndarray, depth: np.ndarray, tolerance: float) -> Float64[np.ndarray, "4 4"]:
     """Relative pose b_T_a of matched rays (z = 1) a, b (M, 2); translation in the unit of `depth` (M,).
 
-    Essential matrix by USAC (Ivashechkin et al. 2021). Of its two rotations the smaller is right: neighbouring frames of a video never
-    turn by 90 degrees, whereas cheirality, the usual test, fails where parallax is small.
+    Essential matrix by USAC (Ivashechkin et al. 2021). Of its two rotations the smaller is right: neighbouring frames
+    of a video never turn by 90 degrees, whereas cheirality, the usual test, fails where parallax is small.
     """
     pose, eye, none = np.eye(4), np.eye(3), np.zeros(5)
     if len(a) < 12:
@@ -441,8 +446,8 @@ def solve(
 ) -> Solution:
     """Camera of a shot.
 
-    predicted: the intrinsics to start from at working size, the network's or (`given`) the user's; with `fix` they stay as they are.
-    full: more baselines and more points. advance: called with the number of frame pairs matched.
+    predicted: the intrinsics to start from at working size, the network's or (`given`) the user's; with `fix` they
+    stay as they are. full: more baselines and more points. advance: called with the number of frame pairs matched.
     Degenerate shots (one frame, a still image) keep `predicted` and say so in `warnings`.
     """
     if len(shot) < 2:
@@ -462,16 +467,19 @@ def solve(
     camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, 0.7, 0.0, False)
     sigma = CORRELATED * problem.sigma_px / np.sqrt(max(camera.focal_information(), 1e-9))
     observable = bool(sigma < OBSERVABLE and agree)
-    sigma = min(sigma, problem.sigma_focal) if agree else problem.sigma_focal
-    return solution(
-        shot, problem, state, cost, (observable, sigma), "given" if given else "solved" if observable else "predicted"
-    )
+    source = "given" if given else "solved" if observable else "predicted"
+    if not observable:  # a focal length that matches do not determine follows their errors: keep the one started from
+        problem = replace(problem, base=predicted, focal_start=0.0)
+        state, cost = adjust(problem, replace(state, log_f=torch.zeros_like(state.log_f)), ANNEAL[1:], 0, None)
+        sigma = GIVEN_SIGMA if given else PREDICTED_SIGMA
+    return solution(shot, problem, state, cost, (observable, sigma), source)
 
 
 def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
-    """The cheapest of several focal starts, and whether the starts as cheap as it found the same focal length (within 10 %).
+    """The cheapest of several focal starts, and whether the starts as cheap as it agree on the focal length (10 %).
 
-    only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the middle.
+    only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
+    middle.
     """
     n, base = len(problem.tracks.xy), problem.base
     first = max(0, (n - SEARCH) // 2)
@@ -486,7 +494,7 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, boo
         found.append((*adjust(trial, start(trial), ANNEAL, 2, 4)[::-1], trial))
     cost, state, trial = min(found, key=lambda f: f[0])
     log_f = [float(s.log_f) + np.log(float(t.base.focal[0])) for c, s, t in found if c < 1.1 * cost]
-    agree = max(log_f) - min(log_f) < 0.1
+    agree = bool(max(log_f) - min(log_f) < 0.1)
     if n > SEARCH:
         trial = replace(
             trial,
@@ -514,7 +522,7 @@ def solution(
         warnings.append("the camera hardly changes place: depth comes from the network alone")
     if source == "predicted":
         warnings.append(
-            f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %): the predicted one was kept near"
+            f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %): the predicted one is used"
         )
     scale = (log_scale - unit).exp()
     return Solution(

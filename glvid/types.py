@@ -3,7 +3,7 @@
 Poses       `a_T_b` (4, 4) maps points of frame b into frame a: `a_points = a_T_b @ b_points`. No other spelling.
 Axes        camera x right, y down, z forward; world = first camera of the shot.
 Pixels      centres at .5: the image spans 0..W and 0..H, the top-left pixel's centre is (0.5, 0.5).
-Depth       z along the optical axis, > 0; one unit for depth, path and cloud ("scene", or "m" if something metric fixed it).
+Depth       z along the optical axis, > 0; one unit for depth, path, cloud: "scene", "m" if something metric fixed it.
 Flow        pixels of the image it goes with; `flow_ij[p]` takes pixel p of i to its match in j.
 Images      float32 RGB 0..1, channels first. Times are seconds, from the container's presentation stamps.
 Sizes       always (width, height); tensor shapes always (..., H, W).

@@ -1,4 +1,4 @@
-"""Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; add names to measure only some.
+"""Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; add names to pick some.
 
 scenes       six procedural worlds with exact truth, never used in training; all refinement modes
 referee      KITTI drive 0052 and 7-Scenes kitchen b by ../shared/check/referee.py, without and with refinement
@@ -90,7 +90,7 @@ def rendered(kind: str, seed: int, frames: int = 40, size: tuple[int, int] = (64
 
 
 def scene_scores(run: results.RunFolder, truth: dict) -> dict[str, float]:
-    """Abs Rel (median scaling per frame, sky left out, 80 m), one scale for the clip, path and focal errors, mask overlap."""
+    """Abs Rel (median scaling per frame, no sky, 80 m), with one scale too, path and focal errors, mask overlap."""
     per, kept, inter, union = [], [], 0, 0
     for row, depth, moving in zip(run.rows, truth["depth"], truth["moving"], strict=True):
         p, g = run.depth(row), depth[0].numpy()

@@ -24,7 +24,7 @@ CONTRACT = """out refine steps intrinsics fix-intrinsics distortion depth-model 
 DOCUMENT = {
     "schema": "glvid-run/1",
     "status": "complete",
-    "frames": 2,
+    "frames": [{}, {}],
     "camera": {"width": 64, "height": 48, "fx": 60.0, "fx_sigma": 1.0, "source": "solved", "observable": True},
     "depth": {"unit": "scene"},
     "refine": {"mode": "none", "loss_first": None, "loss_last": None},

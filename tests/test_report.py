@@ -31,7 +31,7 @@ GOOD = {"mode": "output", "loss_first": 0.4, "loss_last": 0.3}
         (changed(), "first look"),
         (changed(refine=GOOD, camera={"observable": False}), "--intrinsics"),
         (changed(refine=GOOD, camera={"observable": False, "source": "predicted"}), "guess"),
-        (changed(refine=GOOD, frames=1), "One frame"),
+        (changed(refine=GOOD, frames=[{}]), "One frame"),
         (changed(refine=GOOD, status="partial"), "Incomplete"),
     ],
 )

@@ -21,7 +21,7 @@ def camera(focal: float) -> Intrinsics:
 
 
 def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (1, -1, 2, -2), noise: float = 0.0):
-    """Exact matches of random points by a camera that moves and turns; returns the Problem at the truth and the State."""
+    """Exact matches of random points by a camera that moves and turns: the Problem at the truth, and the State."""
     g = torch.Generator().manual_seed(3)
     t = torch.arange(frames, dtype=torch.float64)
     twist = torch.stack([0.05 * t, 0.3 * (t / 4).sin(), 0.04 * t, 0.1 * (t / 3).sin(), 0.12 * (t / 5).sin(), 0 * t], 1)

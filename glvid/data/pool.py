@@ -15,6 +15,7 @@ from glvid.errors import GlvidError
 from glvid.types import Intrinsics
 
 Random = np.random.Generator
+SKY = 900.0  # m; what is farther has been rendered as sky
 
 
 def row_type(size: tuple[int, int]) -> np.dtype:
@@ -154,7 +155,16 @@ def jittered(rng: Random, images: list[np.ndarray]) -> list[np.ndarray]:
     return out
 
 
-def augmented(rng: Random, row: np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
+def clear_sky(rng: Random, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """The rendered sky, always clouded, replaced by a plain vertical ramp from any blue or grey to a paler one."""
+    blue, grey = rng.uniform([10, 70, 150], [120, 170, 255]), rng.uniform(110, 255)
+    top = blue + rng.random() ** 2 * (grey - blue)
+    low = top + rng.random() * (np.array([235, 240, 245]) - top)
+    ramp = np.linspace(0, rng.uniform(1, 2.5), len(image)).clip(0, 1)[:, None, None]
+    return np.where(depth[..., None] > SKY, (top + ramp * (low - top)).astype(np.uint8), image)
+
+
+def augmented(rng: Random, row: np.void | np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
     """One row cropped, resampled to `target` (w, h), perhaps reversed in time, mirrored, recoloured; all agree."""
     h, w = row["visible"].shape
     x, y, cw, ch = window(rng, (w, h), target)
@@ -165,11 +175,15 @@ def augmented(rng: Random, row: np.ndarray, target: tuple[int, int]) -> dict[str
         return cv2.resize(np.ascontiguousarray(field[y : y + ch, x : x + cw]), target, interpolation=how)
 
     image = [cut(row["image"][k], cv2.INTER_AREA if ratio.min() < 1 else cv2.INTER_LINEAR) for k in (first, 1 - first)]
+    depth = [cut(row["depth"][k].astype(np.float32), cv2.INTER_NEAREST) for k in (first, 1 - first)]
+    if rng.random() < 0.4:
+        seed = int(rng.integers(2**32))  # one sky for both
+        image = [clear_sky(np.random.default_rng(seed), *x) for x in zip(image, depth, strict=True)]
     a, b = jittered(rng, image)
     out = {
         "a": a,
         "b": b,
-        "depth": cut(row["depth"][first].astype(np.float32), cv2.INTER_NEAREST),
+        "depth": depth[0],
         "flow": cut(row["flow"][first].astype(np.float32), cv2.INTER_NEAREST) * ratio,
         "visible": cut(row["visible"] | np.uint8(first), cv2.INTER_NEAREST).astype(np.float32),
         "b_T_a": np.linalg.inv(row["b_T_a"]) if first else row["b_T_a"],

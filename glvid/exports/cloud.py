@@ -233,6 +233,7 @@ PACKAGES = {
     "libEGL": "libegl1",
     "libX11": "libx11-6",
     "libudev": "libudev1",
+    "libidn2": "libidn2-0",
 }
 
 

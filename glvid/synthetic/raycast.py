@@ -19,12 +19,12 @@ NEAR = 0.02  # m
 
 @dataclass(frozen=True)
 class Hits:
-    """What the rays of S views meet first. M and o give local = o + depth * M (x, y, 1) for every solid and view."""
+    """What the rays of S of V views meet first; M and o give local = o + depth * M (x, y, 1) for all solids, views."""
 
     depth: Float[Tensor, "S H W"]
     solid: Int[Tensor, "S H W"]  # N = sky
-    M: Float64[Tensor, "N S 3 3"]
-    o: Float64[Tensor, "N S 3"]
+    M: Float64[Tensor, "N V 3 3"]
+    o: Float64[Tensor, "N V 3"]
 
 
 def _local_frames(world: World, frames: Tensor, world_T_view: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from glvid.video.pictures import Rgb
 
@@ -12,7 +13,7 @@ BLOCK = 16  # px, also how far a block is searched for: a sixth of the picture
 FLAT = 3.0  # grey levels; blocks of a smaller standard deviation match anywhere
 
 
-def cut_score(a: Rgb, b: Rgb) -> float:
+def cut_score(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> float:
     """How unlike two consecutive frames are, about 0 to 1; a hard cut lies between them where it exceeds `CUT`.
 
     Flashes and exposure steps do not count: the frames are compared with the tones of one matched to the other's,
@@ -26,7 +27,7 @@ def cut_score(a: Rgb, b: Rgb) -> float:
     return min(_difference(_toned(a, b), b), _difference(a, _toned(b, a)))
 
 
-def _small(image: Rgb, shape: tuple[int, ...]) -> Rgb:
+def _small(image: Rgb, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
     """Resampled to the size at which frames of `shape` (H, W, 3) are compared; at least one block wide and high."""
     height, width = (max(BLOCK, round(n * LONG / max(shape[:2]))) for n in shape[:2])
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)

@@ -1,0 +1,9 @@
+"""While the tests run, every call inside glvid is checked against its annotations, shapes of arrays included."""
+
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+from test_order import ORDER
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do for a float
+unchecked = ("cli", "__main__")  # typer's Context is not what it says
+install_import_hook([f"glvid.{name}" for name in ORDER if name not in unchecked], "conftest.checked")
