@@ -28,6 +28,7 @@ from glvid.types import Intrinsics, Pairs, Shot, Solution
 from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
+AWAY = 1.6  # log units: so far from the network's depth (5 times) it is the object or the flow that is wrong
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
 PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
@@ -93,14 +94,8 @@ def triangulate(
         J = f * (t[:, :2] - p * t[:, 2:]) * (x.exp() / z)
         contrast = along(views.texture, J)
         s = kernel * sigma_px
-        w = (
-            views.visible
-            * contrast
-            / (contrast + CONTRAST)
-            * (q[:, 2:] > 0.05)
-            / (1 + (error**2).sum(1, keepdim=True) / s**2)
-            / sigma_px**2
-        )
+        trust = views.visible * contrast / (contrast + CONTRAST) * (q[:, 2:] > 0.05)
+        w = trust / (1 + (error**2).sum(1, keepdim=True) / s**2) / sigma_px**2
         information = (w * (J**2).sum(1, keepdim=True)).sum(0)
         away = x - start
         prior = 1 / sigma_depth**2 / (1 + (away / (2 * sigma_depth)) ** 2)
@@ -207,13 +202,15 @@ def triangulate_shot(
         if views is not None and solution.parallax > 0:
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
             found, information, errors = triangulate(start, views, camera)
-            doubtful = doubt(errors, views, image)
-            moving = moving_probability(doubtful, image, (start, found), views, camera)
+            ratio = (found / start).log()
+            away = torch.sigmoid((ratio.abs() - AWAY) / (0.1 * AWAY))
+            doubtful = torch.maximum(doubt(errors, views, image), away)
+            bounded = start * ratio.clamp(-AWAY, AWAY).exp()
+            moving = moving_probability(doubtful, image, (start, bounded), views, camera)
             if shot.ignored is not None:
                 asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
                 moving = torch.maximum(moving, resize(asked[None, None], size)[0])
             sure = information / (information + 20) * (1 - torch.maximum(moving, doubtful)) ** 2
-            ratio = (found / start).log()
             depth = start * push_pull(ratio, sure).exp()
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
         advance(1)

@@ -28,7 +28,10 @@ STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sid
 SEARCH = 100  # frames of a shot the starts are compared on
 CORRELATED = 8.0  # flow errors of neighbouring points agree: the curvature's sigma is too small by about this factor
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
-PREDICTED_SIGMA, GIVEN_SIGMA = 0.2, 0.05  # how far, in log focal, a clip may be from the network's and the user's value
+PREDICTED_SIGMA, GIVEN_SIGMA = (
+    0.35,
+    0.05,
+)  # how far, in log focal, a clip may be from the network's and the user's value
 STILL = 0.3  # px: image motion below this is none
 CHUNK = 64  # anchor frames handled at once: bounds memory
 
@@ -468,10 +471,7 @@ def solve(
     sigma = CORRELATED * problem.sigma_px / np.sqrt(max(camera.focal_information(), 1e-9))
     observable = bool(sigma < OBSERVABLE and agree)
     source = "given" if given else "solved" if observable else "predicted"
-    if not observable:  # a focal length that matches do not determine follows their errors: keep the one started from
-        problem = replace(problem, base=predicted, focal_start=0.0)
-        state, cost = adjust(problem, replace(state, log_f=torch.zeros_like(state.log_f)), ANNEAL[1:], 0, None)
-        sigma = GIVEN_SIGMA if given else PREDICTED_SIGMA
+    sigma = min(sigma, problem.sigma_focal) if agree else problem.sigma_focal
     return solution(shot, problem, state, cost, (observable, sigma), source)
 
 
@@ -522,7 +522,7 @@ def solution(
         warnings.append("the camera hardly changes place: depth comes from the network alone")
     if source == "predicted":
         warnings.append(
-            f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %): the predicted one is used"
+            f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %): it leans on the predicted one"
         )
     scale = (log_scale - unit).exp()
     return Solution(
@@ -545,8 +545,10 @@ def translation_parallax(problem: Problem, state: State) -> float:
         r, R, _, q, z, K, _, weight = reproject(problem, state, n)
         turned = r @ R.transpose(-1, -2)
         shift = ((q[..., :2] / z - turned[..., :2] / turned[..., 2:].clamp_min(0.05)) * K.focal).norm(dim=-1)
-        shifts.append((shift * (weight > 0.2)).amax(dim=1).flatten())
-    return float(torch.cat(shifts).median())
+        seen = weight > 0.2
+        shifts.append((shift * seen).amax(dim=1)[seen.any(dim=1)])
+    shifts = torch.cat(shifts)
+    return float(shifts.median()) if len(shifts) else 0.0
 
 
 def motionless(shot: Shot, predicted: Intrinsics, given: bool, fix: bool, warning: str) -> Solution:
