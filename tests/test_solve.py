@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from glvid import solve as S
 from glvid.geometry import inverse, se3_exp
 from glvid.predict import dis_flow, working_size
+from glvid.solve import bundle, matches, starts
+from glvid.solve import shot as whole
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot
 from glvid.warp import resize
@@ -40,14 +41,14 @@ def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (
                 target[n, k] = q[:, :2] / q[:, 2:] * K.focal + K.center
                 weight[n, k] = (q[:, 2] > 0.1).float()
     target = target + noise * torch.randn(target.shape, generator=g)
-    state = S.State(G, -depth.log(), torch.zeros((), dtype=torch.float64))
+    state = bundle.State(G, -depth.log(), torch.zeros((), dtype=torch.float64))
     guess = depth * (0.3 * torch.randn(depth.shape, generator=g)).exp()
-    return S.Problem(S.Tracks(offsets, xy, target, weight, guess), K, sigma_depth=float("inf")), state
+    return bundle.Problem(matches.Tracks(offsets, xy, target, weight, guess), K, sigma_depth=float("inf")), state
 
 
 def test_the_truth_costs_nothing():
     p, state = problem()
-    assert S.cost_of(p, state, 1.0) < 1e-4
+    assert bundle.cost_of(p, state, 1.0) < 1e-4
 
 
 def test_gradient_is_the_derivative_of_the_cost():
@@ -57,11 +58,11 @@ def test_gradient_is_the_derivative_of_the_cost():
     twist = torch.zeros(len(n), 6, dtype=torch.float64, requires_grad=True)
     log_f = torch.zeros((), dtype=torch.float64, requires_grad=True)
     log_rho = torch.zeros(state.log_rho.shape, requires_grad=True)
-    at = S.State(se3_exp(twist) @ state.cam_T_world, state.log_rho + log_rho, state.log_f + log_f)
-    *_, residual, weight = S.reproject(p, at, n)
-    (S.robust(residual, 2.0)[0] * weight).sum().backward()
-    system, _ = S.reduce(p, state, 2.0, 0.0, freeze_points=True)
-    g_rho = S.normal_equations(p, state, n, 2.0)[-1]
+    at = bundle.State(se3_exp(twist) @ state.cam_T_world, state.log_rho + log_rho, state.log_f + log_f)
+    *_, residual, weight = bundle.reproject(p, at, n)
+    (bundle.robust(residual, 2.0)[0] * weight).sum().backward()
+    system, _ = bundle.reduce(p, state, 2.0, 0.0, freeze_points=True)
+    g_rho = bundle.normal_equations(p, state, n, 2.0)[-1]
     assert torch.allclose(system.gradient.flatten()[: 6 * len(n)].reshape(-1, 6), twist.grad, rtol=1e-4, atol=0.05)
     assert system.gradient_f == pytest.approx(float(log_f.grad), rel=1e-3)
     assert torch.allclose(g_rho, log_rho.grad, rtol=1e-4, atol=1e-3)
@@ -69,7 +70,7 @@ def test_gradient_is_the_derivative_of_the_cost():
 
 def test_block_solver_equals_dense_solver():
     p, state = problem(noise=0.5)
-    system, _ = S.reduce(p, state, 2.0, 1e-3, freeze_points=False)
+    system, _ = bundle.reduce(p, state, 2.0, 1e-3, freeze_points=False)
     L, D = system.gradient.shape
     A = torch.zeros(L * D, L * D, dtype=torch.float64)
     for k in range(L):
@@ -85,7 +86,7 @@ def test_two_view_finds_motion_and_its_scale():
     p, state = problem(frames=3, offsets=(1, -1))
     t = p.tracks
     a, b = (((x - p.base.center) / p.base.focal).double().numpy() for x in (t.xy[0], t.target[0, 0]))
-    found = S.two_view(a, b, (-state.log_rho[0]).exp().double().numpy(), 1e-3)
+    found = starts.two_view(a, b, (-state.log_rho[0]).exp().double().numpy(), 1e-3)
     truth = (state.cam_T_world[1] @ inverse(state.cam_T_world[0])).numpy()
     assert np.abs(found - truth).max() < 2e-3
 
@@ -94,8 +95,8 @@ def test_two_view_finds_motion_and_its_scale():
 def test_focal_and_path_from_matches_alone(guess):
     p, truth = problem(noise=0.1)
     flat = replace(p, base=camera(guess), sigma_depth=0.5, sigma_focal=0.3)
-    solved, state, cost, agree = S.best_start(flat, only=False)
-    focal = float(S.camera_of(solved, state.log_f).focal[0])
+    solved, state, cost, agree = whole.best_start(flat, only=False)
+    focal = float(bundle.camera_of(solved, state.log_f).focal[0])
     assert focal == pytest.approx(300, rel=0.04) and agree  # the prior at a wrong guess pulls a little
     a, b = (inverse(s.cam_T_world)[:, :3, 3] for s in (state, truth))
     scale = (a * b).sum() / (a * a).sum()
@@ -105,7 +106,7 @@ def test_focal_and_path_from_matches_alone(guess):
 def test_points_are_where_texture_is():
     image = torch.zeros(112, 192)
     image[40:60, 80:100] = 1
-    points = S.anchor_points(image, (1, 1))
+    points = matches.anchor_points(image, (1, 1))
     x, y = points[0].tolist()
     assert 76 <= x <= 104 and 36 <= y <= 64
 
@@ -124,7 +125,7 @@ def shot_of(images: torch.Tensor) -> Shot:
 def test_rendered_shot(truth):
     shot = shot_of(truth.images)
     guess = Intrinsics.from_fov(60, (320, 192)).resized(shot.size)
-    solution = S.solve(shot, dis_flow, guess)
+    solution = whole.solve(shot, dis_flow, guess)
     a, b = solution.world_T_cam[:, :3, 3], truth.world_T_cam.double()[:, :3, 3]
     scale = (a * b).sum() / (a * a).sum()
     length = b.diff(dim=0).norm(dim=1).sum()
@@ -138,7 +139,7 @@ def test_rendered_shot(truth):
 def test_given_camera_stays(truth):
     shot = shot_of(truth.images[:6])
     given = Intrinsics.from_fov(50, (320, 192)).resized(shot.size)
-    solution = S.solve(shot, dis_flow, given, given=True, fix=True, full=False)
+    solution = whole.solve(shot, dis_flow, given, given=True, fix=True, full=False)
     assert torch.allclose(solution.intrinsics.focal, given.focal) and solution.source == "given"
     assert solution.focal_sigma == 0
 
@@ -147,12 +148,12 @@ def test_given_camera_stays(truth):
 def test_still_image_has_no_motion(truth, frames):
     shot = shot_of(truth.images[:1].repeat(frames, 1, 1, 1))
     guess = Intrinsics.from_fov(60, (320, 192)).resized(shot.size)
-    solution = S.solve(shot, dis_flow, guess)
+    solution = whole.solve(shot, dis_flow, guess)
     assert torch.equal(solution.world_T_cam, torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1))
     assert not solution.observable and solution.warnings and torch.equal(solution.intrinsics.focal, guess.focal)
 
 
 def test_black_video(truth):
     shot = shot_of(torch.zeros(3, 3, 192, 320))
-    solution = S.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
+    solution = whole.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
     assert torch.isfinite(solution.world_T_cam).all() and solution.warnings

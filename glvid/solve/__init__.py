@@ -1,0 +1,8 @@
+"""The camera of a shot from geometry: flow matches and depth -> one focal length, every pose, depth scale.
+
+matches: points followed by flow · bundle: all unknowns at once · starts: where that begins · shot: the whole way
+"""
+
+from glvid.solve.shot import motionless, solve
+
+__all__ = ["motionless", "solve"]

@@ -1,0 +1,96 @@
+"""Points anchored in frames, followed by flow into other frames."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from glvid.predict import FlowOf
+from glvid.types import Shot
+from glvid.warp import sample_at
+
+CHUNK = 64  # anchor frames handled at once: bounds memory
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """M points anchored in each of N frames and where flow sees them in the frames at K offsets."""
+
+    offsets: tuple[int, ...]
+    xy: Float[Tensor, "N M 2"]  # px in the anchor frame
+    target: Float[Tensor, "N K M 2"]  # px in frame n + offsets[k]
+    weight: Float[Tensor, "N K M"]  # 0 outside the shot or where flow disagrees with its way back
+    depth: Float[Tensor, "N M"]  # the network's, at xy
+
+
+def anchor_points(image: Tensor, grid: tuple[int, int]) -> Float[Tensor, "M 2"]:
+    """The pixel of strongest gradient of each cell of a columns x rows grid; px, centres at .5. image: (H, W) grey."""
+    h, w = image.shape
+    gx = F.pad((image[:, 2:] - image[:, :-2]).abs(), (1, 1))
+    gy = F.pad((image[2:] - image[:-2]).abs(), (0, 0, 1, 1))
+    score = F.avg_pool2d((gx + gy)[None, None], 5, 1, 2)
+    border = torch.zeros_like(score)
+    border[..., 4:-4, 4:-4] = 1
+    cell = (h // grid[1], w // grid[0])
+    score = (score * border)[..., : cell[0] * grid[1], : cell[1] * grid[0]]
+    _, index = F.max_pool2d(score, cell, cell, return_indices=True)
+    index = index.flatten()
+    columns = cell[1] * grid[0]
+    return torch.stack([index % columns, index // columns], -1).float() + 0.5
+
+
+def tracks(
+    shot: Shot, flow: FlowOf, offsets: Sequence[int], points: int = 300, advance: Callable[[int], None] | None = None
+) -> Tracks:
+    """Anchor points in every frame and follow them by flow to n +- each of `offsets` (positive, ascending, first 1).
+
+    A pair of frames in which fewer than 30 % of the points survive the forward-backward test is left out: where motion
+    is fast, far pairs are wrong matches and pull everything.
+    """
+    n, (w, h) = len(shot), shot.size
+    grid = (round((points * w / h) ** 0.5), round((points * h / w) ** 0.5))
+    signed = tuple(s * k for k in offsets for s in (1, -1))
+    found, depth = [], []
+    for k in range(n):
+        xy = anchor_points(torch.from_numpy(shot.images[k].astype(np.float32).mean(-1)), grid)
+        d = torch.from_numpy(np.array(shot.depth[k], dtype=np.float32))[None, None]
+        found.append(xy)
+        depth.append(sample_at(d, xy.T[None, :, None])[0][0, 0, 0])
+    xy, m = torch.stack(found), len(found[0])
+    target = torch.zeros(n, len(signed), m, 2)
+    weight = torch.zeros(n, len(signed), m)
+    for k, offset in enumerate(offsets):
+        for start in range(0, n - offset, CHUNK):
+            i = np.arange(start, min(start + CHUNK, n - offset))
+            a, b = (
+                np.asarray(shot.images[i[0] : i[-1] + 1]),
+                np.asarray(shot.images[i[0] + offset : i[-1] + 1 + offset]),
+            )
+            there, back = flow(a, b), flow(b, a)
+            for slot, anchor, go, ret in ((2 * k, i, there, back), (2 * k + 1, i + offset, back, there)):
+                target[anchor, slot], weight[anchor, slot] = follow(xy[anchor], go, ret)
+            if advance:
+                advance(len(i))
+    if shot.ignored is not None:
+        for k in range(n):
+            out = torch.from_numpy(np.array(shot.ignored[k], dtype=np.float32))[None, None]
+            weight[k] *= sample_at(out, xy[k].T[None, :, None])[0][0, 0, 0] < 0.5
+    share = (weight > 0.2).float().mean(-1)
+    share[:, :2] = 1  # neighbours always count
+    return Tracks(signed, xy, target, weight * (share > 0.3)[..., None], torch.stack(depth))
+
+
+def follow(xy: Float[Tensor, "B M 2"], go: Float[Tensor, "B 2 H W"], back: Float[Tensor, "B 2 H W"]):
+    """Where flow takes points (B, M, 2), and a weight (B, M) that falls with the forward-backward gap; 0 outside."""
+    at = xy.transpose(1, 2)[:, :, None]
+    step, _ = sample_at(go, at)
+    there = at + step
+    ret, inside = sample_at(back, there)
+    gap = (step + ret).norm(dim=1)[:, 0]
+    allowed = 0.5 + 0.02 * step.norm(dim=1)[:, 0]
+    w = inside[:, 0, 0] / (1 + (gap / allowed) ** 2) ** 2
+    return there[:, :, 0].transpose(1, 2), torch.where(w < 0.05, torch.zeros_like(w), w)

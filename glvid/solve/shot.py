@@ -1,0 +1,151 @@
+"""The camera of a whole shot: several focal starts, whether the focal length was determined, the unit of the path."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from glvid.geometry import inverse
+from glvid.predict import FlowOf
+from glvid.solve.bundle import CORRELATED, Problem, State, adjust, camera_of, reduce, reproject
+from glvid.solve.matches import CHUNK, tracks
+from glvid.solve.starts import portion, start
+from glvid.types import Intrinsics, Shot, Solution
+
+ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
+STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
+SEARCH = 100  # frames of a shot the starts are compared on
+OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
+PREDICTED_SIGMA = 0.35  # log focal by which the network's value is off on rendered worlds
+GIVEN_SIGMA = 0.05  # and a user's
+STILL = 0.3  # px: image motion below this is none
+
+
+def solve(
+    shot: Shot,
+    flow: FlowOf,
+    predicted: Intrinsics,
+    given: bool = False,
+    fix: bool = False,
+    full: bool = True,
+    advance: Callable[[int], None] | None = None,
+) -> Solution:
+    """Camera of a shot.
+
+    predicted: the intrinsics to start from at working size, the network's or (`given`) the user's; with `fix` they
+    stay as they are. full: more baselines and more points. advance: called with the number of frame pairs matched.
+    Degenerate shots (one frame, a still image) keep `predicted` and say so in `warnings`.
+    """
+    if len(shot) < 2:
+        return motionless(shot, predicted, given, fix, "one frame only: no camera motion, focal length as predicted")
+    offsets = [k for k in ((1, 2, 4, 8) if full else (1, 2, 4)) if k < len(shot)]
+    matched = tracks(shot, flow, offsets, 300 if full else 150, advance)
+    motion = (matched.target - matched.xy[:, None]).norm(dim=-1)[matched.weight > 0.2].numpy()
+    if len(motion) < 20 * len(shot) or np.quantile(motion, 0.8) < STILL:
+        return motionless(
+            shot, predicted, given, fix, "the image does not move: no camera motion, depth from the network alone"
+        )
+    problem = Problem(matched, predicted, sigma_focal=GIVEN_SIGMA if given else PREDICTED_SIGMA)
+    if fix:
+        state, cost = adjust(problem, start(problem), ANNEAL, 2, None)
+        return solution(shot, problem, state, cost, (True, 0.0), "given")
+    problem, state, cost, agree = best_start(problem, only=given)
+    camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, 0.7, 0.0, False)
+    sigma = CORRELATED * problem.sigma_px / np.sqrt(max(camera.focal_information(), 1e-9))
+    observable = bool(sigma < OBSERVABLE and agree)
+    source = "given" if given else "solved" if observable else "predicted"
+    sigma = min(sigma, problem.sigma_focal) if agree else problem.sigma_focal
+    return solution(shot, problem, state, cost, (observable, sigma), source)
+
+
+def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
+    """The cheapest of several focal starts, and whether the starts as cheap as it agree on the focal length (10 %).
+
+    only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
+    middle.
+    """
+    n, base = len(problem.tracks.xy), problem.base
+    first = max(0, (n - SEARCH) // 2)
+    short = portion(problem.tracks, first, min(n, first + SEARCH))
+    aspect = base.focal / base.focal.mean()
+    long_side = max(base.size[0] / aspect[0], base.size[1] / aspect[1])
+    found = []
+    for scale in [1.0] if only else [1.0, *(float(s * long_side / base.focal.mean()) for s in STARTS)]:
+        trial = replace(
+            problem, tracks=short, base=replace(base, focal=base.focal * scale), focal_start=-float(np.log(scale))
+        )
+        found.append((*adjust(trial, start(trial), ANNEAL, 2, 4)[::-1], trial))
+    cost, state, trial = min(found, key=lambda f: f[0])
+    log_f = [float(s.log_f) + np.log(float(t.base.focal[0])) for c, s, t in found if c < 1.1 * cost]
+    agree = bool(max(log_f) - min(log_f) < 0.1)
+    if n > SEARCH:
+        trial = replace(
+            trial,
+            tracks=problem.tracks,
+            base=camera_of(trial, state.log_f),
+            focal_start=trial.focal_start - float(state.log_f),
+        )
+        state, cost = adjust(trial, start(trial), ANNEAL, 2, 4)
+    return trial, state, cost, agree
+
+
+def solution(
+    shot: Shot, problem: Problem, state: State, cost: float, focal: tuple[bool, float], source: str
+) -> Solution:
+    """Put a solved state in the network depth's unit; focal = (observable, sigma of log focal)."""
+    t = problem.tracks
+    log_scale = -(state.log_rho + t.depth.log()).double().median(dim=1).values  # path unit per network unit, each frame
+    unit = log_scale.median()
+    world_T_cam = inverse(state.cam_T_world).clone()
+    world_T_cam[:, :3, 3] *= (-unit).exp()
+    world_T_cam[0] = torch.eye(4)  # but for rounding it is
+    parallax = translation_parallax(problem, state) * 640 / shot.size[0]
+    warnings = []
+    if parallax < 1.0:
+        warnings.append("the camera hardly changes place: depth comes from the network alone")
+    if source == "predicted":
+        warnings.append(
+            f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %), it leans on the network's"
+        )
+    scale = (log_scale - unit).exp()
+    return Solution(
+        intrinsics=camera_of(problem, state.log_f),
+        focal_sigma=focal[1],
+        observable=focal[0],
+        source=source,
+        world_T_cam=world_T_cam,
+        depth_scale=scale if parallax >= 1.0 else torch.ones_like(scale),
+        parallax=parallax,
+        cost=cost / max(float(t.weight.sum()), 1e-9),
+        warnings=tuple(warnings),
+    )
+
+
+def translation_parallax(problem: Problem, state: State) -> float:
+    """Median over points of the largest px by which translation alone shifts them in any frame they are seen in."""
+    shifts = []
+    for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):
+        r, R, _, q, z, K, _, weight = reproject(problem, state, n)
+        turned = r @ R.transpose(-1, -2)
+        shift = ((q[..., :2] / z - turned[..., :2] / turned[..., 2:].clamp_min(0.05)) * K.focal).norm(dim=-1)
+        seen = weight > 0.2
+        shifts.append((shift * seen).amax(dim=1)[seen.any(dim=1)])
+    shifts = torch.cat(shifts)
+    return float(shifts.median()) if len(shifts) else 0.0
+
+
+def motionless(shot: Shot, predicted: Intrinsics, given: bool, fix: bool, warning: str) -> Solution:
+    """The solution of a shot that says nothing about the camera."""
+    n = len(shot)
+    return Solution(
+        intrinsics=predicted,
+        focal_sigma=0.0 if fix else GIVEN_SIGMA if given else None,
+        observable=False,
+        source="given" if given else "predicted",
+        world_T_cam=torch.eye(4, dtype=torch.float64).repeat(n, 1, 1),
+        depth_scale=torch.ones(n, dtype=torch.float64),
+        parallax=0.0,
+        cost=0.0,
+        warnings=(warning,),
+    )
