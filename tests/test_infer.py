@@ -1,6 +1,7 @@
 """The whole way of a small clip, with small untrained networks: every run folder obeys the contract."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def clip(truth, tmp_path_factory):
 
 @pytest.mark.parametrize("mode", ["none", "params", "output", "both"])
 def test_run_folder_obeys_the_contract(clip, tmp_path, mode):
-    info = infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, refine=mode))
+    info = infer.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode))
     check(tmp_path / "run")
     run = results.open_run(tmp_path / "run")
     assert len(run.rows) == 4 and info["status"] == "complete" and info["refine"]["mode"] == mode
@@ -72,7 +73,7 @@ def test_stored_flow_leads_to_the_next_frame(clip, truth, tmp_path):
 
 
 def test_given_camera_comes_back_as_given(clip, tmp_path):
-    options = infer.replace(OPTIONS, intrinsics="101.5,102.25,64.5,47", fix_intrinsics=True)
+    options = replace(OPTIONS, intrinsics="101.5,102.25,64.5,47", fix_intrinsics=True)
     infer.run(clip, tmp_path / "run", options)
     camera = json.loads((tmp_path / "run" / "camera.json").read_text())
     said = [camera[f"source_{k}"] for k in ("fx", "fy", "cx", "cy")]
@@ -86,7 +87,7 @@ def test_user_masks_are_moving(clip, tmp_path):
     raw[:, :40] = 255
     for k in range(4):
         (masks / f"{k:02d}.png").write_bytes(cv2.imencode(".png", raw)[1].tobytes())
-    infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, masks=masks))
+    infer.run(clip, tmp_path / "run", replace(OPTIONS, masks=masks))
     run = results.open_run(tmp_path / "run")
     assert all(run.mask(row)[:, :36].min() > 0.9 for row in run.rows)
 
@@ -97,7 +98,7 @@ def test_a_second_run_is_already_done(clip, tmp_path):
     assert infer.run(clip, tmp_path / "run", OPTIONS)["frames"] == first["frames"]
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     with pytest.raises(UsageError, match="--overwrite"):
-        infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, max_size=64))
+        infer.run(clip, tmp_path / "run", replace(OPTIONS, max_size=64))
 
 
 def test_cut_begins_a_new_world(truth, tmp_path):
@@ -114,7 +115,7 @@ def test_cut_begins_a_new_world(truth, tmp_path):
 @pytest.mark.parametrize(("frames", "mode"), [(1, "none"), (1, "output"), (2, "output")])
 def test_one_frame_and_two_equal_frames(truth, tmp_path, frames, mode):
     clip = save(tmp_path / "still", truth.images[:1].repeat(frames, 1, 1, 1))
-    info = infer.run(clip, tmp_path / "run", infer.replace(OPTIONS, refine=mode))
+    info = infer.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode))
     check(tmp_path / "run")
     assert len(info["frames"]) == frames and info["camera"]["observable"] is False and info["warnings"]
     assert np.allclose(results.open_run(tmp_path / "run").trajectory().world_T_cam, np.eye(4))
@@ -122,11 +123,11 @@ def test_one_frame_and_two_equal_frames(truth, tmp_path, frames, mode):
 
 def test_what_cannot_work_is_refused_before_anything_is_written(clip, tmp_path):
     for options, said in (
-        (infer.replace(OPTIONS, fix_intrinsics=True), "--intrinsics"),
-        (infer.replace(OPTIONS, intrinsics="1,2"), "--intrinsics"),
-        (infer.replace(OPTIONS, distortion="0,0,0,0"), "--distortion"),
-        (infer.replace(OPTIONS, device="cuda:77"), "--device"),
-        (infer.replace(OPTIONS, masks=tmp_path / "none"), "--masks"),
+        (replace(OPTIONS, fix_intrinsics=True), "--intrinsics"),
+        (replace(OPTIONS, intrinsics="1,2"), "--intrinsics"),
+        (replace(OPTIONS, distortion="0,0,0,0"), "--distortion"),
+        (replace(OPTIONS, device="cuda:77"), "--device"),
+        (replace(OPTIONS, masks=tmp_path / "none"), "--masks"),
     ):
         with pytest.raises(UsageError, match=said):
             infer.run(clip, tmp_path / "run", options)

@@ -1,0 +1,131 @@
+"""The whole way of one clip: decode → predict → solve → refine → results.
+
+The clip is decoded twice: once to working size, which is all that networks, solve and refinement see, and once more
+while the maps are written at full size. So memory does not depend on the stored size, and nothing but working images
+stays on disk in between.
+"""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from glvid import claim, given, refine, results, video
+from glvid.errors import MemoryExhausted, UsageError
+from glvid.infer.decode import decode
+from glvid.infer.job import (
+    Clock,
+    Decoded,
+    InferOptions,
+    Job,
+    Report,
+    Solved,
+    chosen_device,
+    fixed,
+    identity,
+    load_networks,
+)
+from glvid.infer.write import write
+from glvid.predict import (
+    predict_camera,
+    working_size,
+)
+from glvid.solve import solve
+from glvid.types import Intrinsics, Solution
+
+
+def run(source: Path, out: Path | None, options: InferOptions, report: Report | None = None) -> dict[str, Any]:
+    """Everything glvid says about one clip, written to a run folder (`out`, or `<stem>.glvid` in the current folder).
+
+    Returns run.json's content. Raises GlvidError children with the exit codes of the contract.
+    """
+    report, source = report or Report(), Path(source)
+    out = Path(out) if out is not None else Path(f"{source.resolve().stem}.glvid")
+    clip = video.probe(source, options.fps)
+    size = video.stored_size((clip.width, clip.height), options.max_size)
+    camera = given.intrinsics(options.intrinsics, (clip.width, clip.height)) if options.intrinsics else None
+    if options.fix_intrinsics and camera is None:
+        raise UsageError("--fix-intrinsics: there is nothing to fix; give --intrinsics too")
+    undistort = given.rectifier(options.distortion, camera.resized(size) if camera else None)
+    masks = given.mask_files(options.masks, clip)
+    given.checked_masks(masks, size, options.mask_polarity)
+    device = chosen_device(options.device)
+    networks = load_networks(options, device)
+    expected = results.estimate(clip.frames or 1, size, options.keep, options.flow_format, options.max_points)
+    with claim.claimed(out, identity(clip, options, networks), options.resume, options.overwrite) as verdict:
+        if verdict == "done":
+            report.note(f"{out}: already done")
+            return results.read_info(out)
+        results.check_space(out, expected)
+        job = Job(clip, out, options, report, networks, device, size, camera, undistort, masks, Clock())
+        try:
+            return job_done(job)
+        except torch.OutOfMemoryError as error:
+            raise MemoryExhausted(
+                f"{source}: out of memory on {device}; use --device cpu or a smaller --max-size"
+            ) from error
+
+
+def job_done(job: Job) -> dict[str, Any]:
+    """Decode, predict, solve, refine, write."""
+    files = [job.out / f".glvid-{os.getpid()}-{name}" for name in ("images", "depth", "ignored")]
+    try:
+        decoded = decode(job, files)
+        solved = solve_shots(job, decoded)
+        return write(job, decoded, solved)
+    finally:
+        for path in files:
+            path.unlink(missing_ok=True)
+
+
+def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
+    """Every shot solved and refined; one camera for the clip: the first one found observable, longest shots first."""
+    full = job.options.refine != "none"
+    shots = sorted(decoded.bounds(), key=lambda b: b[0] - b[1])
+    since = time.perf_counter()
+    job.report.stage("camera", sum((3 + full) * (b - a) for a, b in shots))
+    start = starting_camera(job, decoded)
+    solutions: dict[tuple[int, int], Solution] = {}
+    for bounds in shots[:3]:
+        solution = solve(
+            decoded.shot(bounds), job.networks.flow, start, job.given is not None, fixed(job), full, job.report.advance
+        )
+        solutions[bounds] = solution
+        if solution.observable or fixed(job):
+            break
+    chosen = next((s for s in solutions.values() if s.observable), solutions[shots[0]])
+    for bounds in shots:
+        if solutions.get(bounds) is not chosen:
+            again = solve(
+                decoded.shot(bounds), job.networks.flow, chosen.intrinsics, True, True, full, job.report.advance
+            )
+            solutions[bounds] = replace(
+                again, source=chosen.source, focal_sigma=chosen.focal_sigma, observable=chosen.observable
+            )
+    since = job.clock.add("solve", since)
+    steps = job.options.steps or refine.STEPS[job.options.refine]
+    job.report.stage("refine" if full else "moving objects", refine.work(decoded.bounds(), job.options.refine, steps))
+    solved = []
+    for bounds in decoded.bounds():
+        shot, dense, solution, progress = refine.refine(
+            decoded.shot(bounds), solutions[bounds], job.networks.flow, job.networks.depth,
+            refine.Plan(job.options.refine, steps, job.device), job.report.advance,
+        )  # fmt: skip
+        solved.append(Solved(bounds, shot, solution, dense, progress))
+    job.clock.add("refine", since)
+    return solved
+
+
+def starting_camera(job: Job, decoded: Decoded) -> Intrinsics:
+    """The given camera, or the camera network's median over pairs spread over the clip, at working size."""
+    small = working_size(job.size)
+    if job.given is not None:
+        return job.given.resized(small).to(torch.float32)
+    inside = [n for a, b in decoded.bounds() for n in range(a, b - 1)]
+    pairs = np.array(inside or [0])[:: max(1, len(inside) // 16)]
+    after = np.minimum(pairs + 1, len(decoded.times) - 1)
+    return predict_camera(job.networks.camera, decoded.images[pairs], decoded.images[after], job.size, job.device)

@@ -1,0 +1,189 @@
+"""One clip on its way: the options, the networks, where it goes, what is known after each pass."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from glvid import refine, results, weights
+from glvid.errors import UsageError
+from glvid.predict import (
+    FlowOf,
+    dis_flow,
+    fine_dis_flow,
+    net_flow,
+)
+from glvid.types import Clip, Intrinsics, Shot, Solution
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """Options of `glvid infer`, by the names of the command line."""
+
+    refine: str = "none"
+    steps: int | None = None
+    intrinsics: str | None = None
+    fix_intrinsics: bool = False
+    distortion: str | None = None
+    depth_model: str | None = None
+    flow: str = "dis"
+    flow_format: str = "png"
+    masks: Path | None = None
+    mask_polarity: str = "ignore"
+    keep: tuple[str, ...] = results.KINDS
+    start: float | None = None
+    end: float | None = None
+    stride: int = 1
+    fps: float = 10.0
+    max_size: int = 1280
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    allow_partial: bool = False
+    max_points: int = 2_000_000
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where progress goes; the default is nowhere."""
+
+    stage: Callable[[str, int | None], None] = lambda name, total: None
+    advance: Callable[[int], None] = lambda n: None
+    note: Callable[[str], None] = lambda sentence: None
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The loaded networks and what run.json says of them."""
+
+    depth: torch.nn.Module
+    camera: torch.nn.Module
+    flow: FlowOf
+    facts: dict[str, dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the first pass over a clip leaves: working images and depth (memory-mapped), and facts about each frame."""
+
+    indices: list[int]
+    times: list[float]
+    names: list[str]
+    first: list[int]  # number of the first frame of every shot
+    lost: list[list[int]]
+    notes: list[str]
+    images: np.ndarray  # (N, h, w, 3) uint8
+    depth: np.ndarray  # (N, h, w) float32
+    ignored: np.ndarray  # (N, h, w) uint8: 1 = the user wants it left out
+    size: tuple[int, int]  # stored size
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last + 1 frame of every shot."""
+        return list(zip(self.first, [*self.first[1:], len(self.times)], strict=True))
+
+    def shot(self, bounds: tuple[int, int]) -> Shot:
+        """The frames of one shot."""
+        part = slice(*bounds)
+        return Shot(np.array(self.times[part]), self.images[part], self.depth[part], self.ignored[part])
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One shot, finished."""
+
+    bounds: tuple[int, int]
+    shot: Shot
+    solution: Solution
+    dense: refine.Dense
+    progress: refine.Progress
+
+
+@dataclass
+class Clock:
+    """Seconds spent per stage."""
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("decode", "predict", "solve", "refine", "write"), 0.0)
+    )
+    began: float = field(default_factory=time.perf_counter)
+
+    def add(self, stage: str, since: float) -> float:
+        """Count the time since `since` to a stage; returns now."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - since
+        return now
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip on its way."""
+
+    clip: Clip
+    out: Path
+    options: InferOptions
+    report: Report
+    networks: Networks
+    device: str
+    size: tuple[int, int]
+    given: Intrinsics | None  # in source px
+    undistort: Callable[[np.ndarray], np.ndarray] | None
+    masks: dict[str, Path]
+    clock: Clock
+
+
+def fixed(job: Job) -> bool:
+    """Does the given camera stay as it is? With --fix-intrinsics, and without refinement."""
+    return job.given is not None and (job.options.fix_intrinsics or job.options.refine == "none")
+
+
+def chosen_device(name: str) -> str:
+    """auto, cpu, cuda, cuda:N or mps as a torch device that exists. Raises UsageError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "mps": torch.backends.mps.is_available()}
+    there |= {"cuda": torch.cuda.is_available()} | {f"cuda:{k}": True for k in range(torch.cuda.device_count())}
+    if not there.get(name, False):
+        raise UsageError(f"--device {name}: there is none on this machine; use --device auto")
+    return name
+
+
+def load_networks(options: InferOptions, device: str) -> Networks:
+    """Depth, camera and, if asked for, flow network."""
+    depth, depth_facts = weights.load(options.depth_model or "depth-small", "depth", device)
+    camera, camera_facts = weights.load("camera-small", "camera", device)
+    facts = {"depth": depth_facts, "camera": camera_facts}
+    flow = dis_flow if options.refine == "none" else fine_dis_flow
+    if options.flow == "net":
+        net, facts["flow"] = weights.load("flow-small", "flow", device)
+        flow = net_flow(net, device)
+    if options.precision == "bf16" or (options.precision == "auto" and device.startswith("cuda")):
+        depth, camera = depth.to(memory_format=torch.channels_last), camera.to(memory_format=torch.channels_last)
+    return Networks(
+        depth, camera, flow, {k: {n: f[n] for n in ("name", "sha256", "licence")} for k, f in facts.items()}
+    )
+
+
+def identity(clip: Clip, options: InferOptions, networks: Networks) -> dict[str, Any]:
+    """What makes two runs the same run: the input, the options that matter, the models."""
+    facts = clip.path.stat()
+    stated = {
+        "path": str(clip.path),
+        "width": clip.width,
+        "height": clip.height,
+        "rotation": clip.rotation,
+        "fps": clip.fps,
+    }
+    stated |= {"bytes": facts.st_size, "modified": facts.st_mtime}
+    return {"input": stated, "options": stated_options(options), "models": networks.facts}
+
+
+def stated_options(options: InferOptions) -> dict[str, Any]:
+    """Options as run.json states them; how a folder was to be treated is not one of them."""
+    stated = {k: v for k, v in asdict(options).items() if k not in ("resume", "overwrite", "allow_partial")}
+    return stated | {"masks": str(options.masks) if options.masks else None, "keep": list(options.keep)}

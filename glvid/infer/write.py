@@ -1,0 +1,146 @@
+"""Second pass over a clip: every map at full size, then path, camera, preview, cloud, and run.json last."""
+
+import resource
+import time
+from dataclasses import asdict
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from glvid import __version__, formats, refine, results
+from glvid.exports.cloud import fuse, longest_shot
+from glvid.exports.ply import write_ply
+from glvid.infer.decode import stored_frames
+from glvid.infer.job import Decoded, Job, Solved, fixed, identity
+from glvid.predict import (
+    as_tensor,
+    dis_flow,
+    working_size,
+)
+from glvid.types import Trajectory
+from glvid.warp import guided_upsample, resize, resize_flow
+
+
+def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
+    """Second pass: every map at full size, then path, camera, preview, cloud, and run.json last."""
+    since, o = time.perf_counter(), job.options
+    chosen = solved[0].solution
+    scale = formats.depth_scale(np.concatenate([s.dense.depth[:, ::4, ::4].ravel() for s in solved]))
+    rows = []
+    for s in solved:
+        for n in range(*s.bounds):
+            last, shot = n == s.bounds[1] - 1, solved.index(s)
+            rows.append(
+                results.frame_row(
+                    n, decoded.indices[n], decoded.times[n], shot, last, decoded.names[n], o.keep, o.flow_format
+                )
+            )
+    job.report.stage("write", len(rows))
+    images = (item[1] for item in stored_frames(job) if isinstance(item, tuple))
+    here = next(images)
+    for s in solved:
+        for n in range(*s.bounds):
+            after = next(images, None)
+            flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
+            depth, moving = stored_maps(s, decoded, n, here)
+            results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
+            here = after
+            job.report.advance(1)
+    K = chosen.intrinsics.to(torch.float64).resized(job.size)
+    if job.given is not None and fixed(job):
+        K = job.given.resized(job.size)
+    sigma = None if chosen.focal_sigma is None else chosen.focal_sigma * float(K.focal[0])
+    camera = results.camera_record(K, (job.clip.width, job.clip.height), chosen.source, sigma, chosen.observable)
+    path = np.concatenate([s.solution.world_T_cam.numpy() for s in solved])
+    results.write_camera(job.out, camera)
+    results.write_frames(job.out, rows)
+    results.write_trajectory(job.out, Trajectory(np.array(decoded.times), path))
+    info = record(job, decoded, solved, rows, camera, scale)
+    results.write_info(job.out, info | {"status": "running"})
+    run = results.open_run(job.out, finished=False)
+    warnings = list(info["warnings"])
+    if {"depth", "image"} <= set(o.keep):
+        job.report.stage("preview", None)
+        results.write_preview(run, frame_rate(decoded.times))
+    if {"depth", "image"} <= set(o.keep) and len(rows) > 0:
+        job.report.stage("point cloud", None)
+        write_ply(job.out / results.SCENE, fuse(run, o.max_points))
+        if len(longest_shot(run)) < len(rows):
+            warnings.append(f"{len(solved)} shots: scene.ply shows the longest one")
+    job.clock.add("write", since)
+    seconds = {**job.clock.seconds, "total": time.perf_counter() - job.clock.began}
+    info |= {
+        "warnings": warnings,
+        "seconds": {k: round(v, 3) for k, v in seconds.items()},
+        "peak_memory_mb": peak_memory(),
+    }
+    results.write_info(job.out, info)
+    return info
+
+
+def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (H, W) and moving probability (H, W) of frame n at stored size.
+
+    Depth is the network's, which is sharp, times the refinement's correction, which is smooth: the log ratio of the
+    two is upsampled along image edges.
+    """
+    k = n - s.bounds[0]
+    guide = as_tensor(image[None])
+    sharp = float(s.solution.depth_scale[k]) * torch.from_numpy(np.array(s.shot.depth[k]))[None, None]
+    low = 1 / resize(1 / sharp, (s.dense.depth.shape[2], s.dense.depth.shape[1]))
+    ratio = (torch.from_numpy(s.dense.depth[k])[None, None] / low).log()
+    depth = guided_upsample(sharp.log(), guide, radius=1) + guided_upsample(ratio, guide)
+    moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp(0, 1)
+    asked = resize(torch.from_numpy(np.array(decoded.ignored[n])).float()[None, None], (image.shape[1], image.shape[0]))
+    return depth.exp()[0, 0].numpy(), torch.maximum(moving, asked)[0, 0].numpy()
+
+
+def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Flow (2, H, W) between two stored images; the network's is computed at working size."""
+    if job.options.flow == "dis":
+        return dis_flow(here[None], after[None])[0].numpy()
+    small = [cv2.resize(x, working_size(job.size), interpolation=cv2.INTER_AREA)[None] for x in (here, after)]
+    return resize_flow(job.networks.flow(*small), job.size)[0].numpy()
+
+
+def frame_rate(times: list[float]) -> float:
+    """Average rate of the kept frames, for the preview."""
+    return min(240.0, max(1.0, (len(times) - 1) / (times[-1] - times[0]))) if len(times) > 1 else 10.0
+
+
+def peak_memory() -> float:
+    """Resident peak of this process in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def record(
+    job: Job, decoded: Decoded, solved: list[Solved], rows: list[results.Row], camera: dict[str, Any], scale: float
+) -> dict[str, Any]:
+    """run.json, but for what only the end knows."""
+    stated = identity(job.clip, job.options, job.networks)
+    done = [s.progress for s in solved if s.progress.first is not None]
+    first, last = (float(np.mean([getattr(p, k) for p in done])) if done else None for k in ("first", "last"))
+    steps = (job.options.steps or refine.STEPS[job.options.refine]) if job.options.refine != "none" else 0
+    said = [w for s in solved for w in (*s.solution.warnings, *s.progress.warnings)]
+    refined = {"mode": job.options.refine, "steps": steps, "loss_first": first, "loss_last": last}
+    return {
+        "schema": results.SCHEMA,
+        "status": "partial" if decoded.lost else "complete",
+        "glvid": __version__,
+        "input": stated["input"]
+        | {"frames": len(decoded.times), "lost": decoded.lost, "duration_s": job.clip.duration},
+        "options": stated["options"],
+        "device": job.device,
+        "precision": job.options.precision,
+        "models": stated["models"],
+        "refine": refined | {"seconds": round(job.clock.seconds["refine"], 3) if steps else 0.0},
+        "depth": results.depth_record(job.size, scale, "scene", "none: depth and path share one unknown scale"),
+        "flow": results.flow_record(job.size, job.options.flow_format),
+        "camera": camera,
+        "frames": [asdict(row) for row in rows],
+        "seconds": {},
+        "peak_memory_mb": 0.0,
+        "warnings": list(dict.fromkeys([*decoded.notes, *said])),
+    }
