@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from glvid import results, video
 from glvid.infer import InferOptions
 from glvid.predict import working_size
+from glvid.refine import STEPS
 from glvid.types import Clip
 
-# Seconds per frame on two cores of a server CPU.
-NETWORKS_AND_SOLVE = {"none": 0.4, "params": 1.0, "output": 1.0, "both": 1.0}
-STEP = {"none": 0.0, "params": 0.01, "output": 0.005, "both": 0.015}  # of refinement, per frame and step
-STEPS = 60  # where --steps does not say
+# Seconds per frame on two cores of a server CPU, measured on the demo clip and the evaluation scenes.
+NETWORKS_AND_SOLVE = {"none": 0.35, "params": 0.7, "output": 0.7, "both": 1.0}
+STEP = {"none": 0.0, "params": 0.09, "output": 0.02, "both": 0.11}  # of refinement, per frame and step of a span
 MEGAPIXEL = 0.5  # decoding, upsampling and writing, per megapixel stored
 START = 5.0  # loading torch and the weights, preview and cloud
 
@@ -49,6 +49,6 @@ def selected(clip: Clip, options: InferOptions) -> int | None:
 
 def seconds_per_frame(size: tuple[int, int], options: InferOptions) -> float:
     """Measured on two cores; more of them help, but not in proportion."""
-    steps = options.steps or STEPS
+    steps = options.steps or STEPS[options.refine]
     compute = NETWORKS_AND_SOLVE[options.refine] + steps * STEP[options.refine]
     return (compute + MEGAPIXEL * size[0] * size[1] / 1e6) * (2 / (os.cpu_count() or 2)) ** 0.5

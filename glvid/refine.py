@@ -29,6 +29,7 @@ from glvid.warp import guided_upsample, length, resize, resize_flow, visibility,
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
 AWAY = 1.6  # log units: so far from the network's depth (5 times) it is the object or the flow that is wrong
+WORSE = 0.03  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
 PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
@@ -178,7 +179,8 @@ def moving_probability(
         flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here[near])
         rigid.append(dissimilarity(same, warp(views.images[near], flow)[0]))
     worse = median_seen(torch.stack(rigid).amin(0) - flowed, views.visible[near])
-    p = doubtful * torch.sigmoid((worse - 0.06) / 0.015)
+    worse = F.avg_pool2d(worse[None], 7, 1, 3, count_include_pad=False)[0]  # objects are larger than pixels
+    p = doubtful * torch.sigmoid((worse - WORSE) / (0.25 * WORSE))
     return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
 
 
