@@ -157,3 +157,14 @@ def test_black_video(truth):
     shot = shot_of(torch.zeros(3, 3, 192, 320))
     solution = whole.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
     assert torch.isfinite(solution.world_T_cam).all() and solution.warnings
+
+
+def test_resting_camera_is_not_moved_by_what_passes(truth):
+    """A textured object that covers a quarter of the image crosses an otherwise still picture."""
+    images = truth.images[:1].repeat(8, 1, 1, 1)
+    passing = truth.images[0, :, 96:192, 160:320]
+    for k in range(8):
+        images[k, :, 50:146, 20 + 8 * k : 180 + 8 * k] = passing
+    shot = shot_of(images)
+    solution = whole.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
+    assert torch.equal(solution.world_T_cam, torch.eye(4, dtype=torch.float64).repeat(8, 1, 1)) and solution.warnings

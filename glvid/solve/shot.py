@@ -19,7 +19,7 @@ SEARCH = 100  # frames of a shot the starts are compared on
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
 PREDICTED_SIGMA = 0.35  # log focal by which the network's value is off on rendered worlds
 GIVEN_SIGMA = 0.05  # and a user's
-STILL = 0.3  # px: image motion below this is none
+STILL = 0.3  # px: where half of all points move less, over all baselines, the camera rests and what moves is objects
 
 
 def solve(
@@ -42,7 +42,7 @@ def solve(
     offsets = [k for k in ((1, 2, 4, 8) if full else (1, 2, 4)) if k < len(shot)]
     matched = tracks(shot, flow, offsets, 300 if full else 150, advance)
     motion = (matched.target - matched.xy[:, None]).norm(dim=-1)[matched.weight > 0.2].numpy()
-    if len(motion) < 20 * len(shot) or np.quantile(motion, 0.8) < STILL:
+    if len(motion) < 20 * len(shot) or np.median(motion) < STILL:
         return motionless(
             shot, predicted, given, fix, "the image does not move: no camera motion, depth from the network alone"
         )
