@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from glvid import refine as R
-from glvid.geometry import inverse, rigid_flow, se3_exp
+from glvid.geometry import rigid_flow, se3_exp
 from glvid.networks import DepthNet
 from glvid.predict import dis_flow, working_size
 from glvid.synthetic import scene
@@ -125,8 +125,7 @@ def test_progress_counts_what_was_announced(room):
 
 def test_moving_object_is_found():
     truth = scene(900002, "handheld", frames=10, size=(320, 192))
-    if truth.moving.mean() < 0.005:
-        pytest.skip("nothing moves in this scene")
+    assert truth.moving.any()
     size = working_size((320, 192))
     images = (resize(truth.images, size).permute(0, 2, 3, 1) * 255).round().byte().numpy()
     shot = Shot(np.arange(10) / 30, images, resize(truth.depth, size)[:, 0].numpy())
@@ -138,4 +137,3 @@ def test_moving_object_is_found():
     real = resize(truth.moving, R.dense_size(size))[:, 0].numpy() > 0.5
     assert dense.moving[real].mean() > 3 * dense.moving[~real].mean()
     assert dense.moving[~real].mean() < 0.1
-    assert inverse(truth.world_T_cam).isfinite().all()
