@@ -13,6 +13,12 @@ from glvid.types import Intrinsics
 Images = UInt8[np.ndarray, "N H W 3"]
 FlowOf = Callable[[Images, Images], Float[Tensor, "N 2 H W"]]
 
+USUAL_FOCAL, USUAL_SIGMA = (
+    0.8,
+    0.3,
+)  # of what people film with: focal over long side, and how far its log spreads
+SAID_SIGMA = 0.45  # how far the log of the camera network's focal length is off on held rendered worlds
+
 
 def working_size(size: tuple[int, int], long_side: int = 384, multiple: int = 32) -> tuple[int, int]:
     """Size (w, h) at which networks, solve and refinement run: long side `long_side`, both sides multiples of 32."""
@@ -39,14 +45,17 @@ def predict_camera(
 ) -> Intrinsics:
     """The camera network's intrinsics for frame pairs (a, b), their median as one camera with square pixels at `shape`.
 
-    Returned at the images' own size. The optical centre is put in the middle: its prediction is noise beside the
-    focal length.
+    Returned at the images' own size. What the network says is weighed against what is usual (means of logs under their
+    variances): by itself it is no better than that. The optical centre is put in the middle: its prediction is noise
+    beside the focal length.
     """
     with torch.inference_mode():
         said = net(as_tensor(a, device), as_tensor(b, device))[2].focal.float().cpu()
     w, h = a.shape[2], a.shape[1]
     scale = torch.tensor([shape[0] / w, shape[1] / h])
-    focal = float((said * scale).log().mean(-1).median().exp())
+    share = USUAL_SIGMA**2 / (USUAL_SIGMA**2 + SAID_SIGMA**2)
+    usual = np.log(USUAL_FOCAL * max(shape))
+    focal = float(np.exp(usual + share * (float((said * scale).log().mean(-1).median()) - usual)))
     whole = Intrinsics(torch.full((2,), focal), torch.tensor([shape[0] / 2, shape[1] / 2]), shape)
     return whole.resized((w, h))
 

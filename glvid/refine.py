@@ -36,6 +36,14 @@ PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
 OFFSETS = (1, 2, 4, 8)  # frames apart; far pairs fix scale drift and flicker
 
 
+Store = Callable[[tuple[int, ...]], Float32[np.ndarray, "..."]]  # zeros of this shape, in memory or on disk
+
+
+def in_memory(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    """The `Store` for short shots."""
+    return np.zeros(shape, np.float32)
+
+
 @dataclass(frozen=True)
 class Dense:
     """Per-frame maps of a shot at refinement size."""
@@ -119,19 +127,46 @@ def along(texture: Float[Tensor, "3 h w"], direction: Float[Tensor, "K 2 h w"]) 
     return (x * x * xx + 2 * x * y * xy + y * y * yy) / (x * x + y * y + 1e-12)
 
 
-def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int]) -> Views | None:
+Kept = dict[tuple[int, int], Tensor]  # flow (2, h, w) from one frame of a shot to another
+
+
+def both_ways(
+    shot: Shot, flow: FlowOf, n: int, others: Sequence[int], kept: Kept
+) -> tuple[Float[Tensor, "K 2 h w"], Float[Tensor, "K 2 h w"]]:
+    """Flow n -> others and back at refinement size.
+
+    `kept` holds those a frame before n asked for, which saves half of all; those that a later frame will ask for are
+    added, those that none will are taken out.
+    """
+    new = [k for k in others if (n, k) not in kept]
+    if new:
+        here, there = (
+            np.repeat(np.asarray(shot.images[n : n + 1]), len(new), 0),
+            np.stack([shot.images[k] for k in new]),
+        )
+        there_and_back = (resize_flow(x, dense_size(shot.size)) for x in (flow(here, there), flow(there, here)))
+        for k, go, back in zip(new, *there_and_back, strict=True):
+            kept[n, k], kept[k, n] = go, back
+    pairs = [(kept[n, k], kept[k, n]) for k in others]
+    for k in others:
+        if k < n:
+            del kept[n, k], kept[k, n]
+    go, back = zip(*pairs, strict=True)
+    return torch.stack(go), torch.stack(back)
+
+
+def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int], kept: Kept) -> Views | None:
     """The frames at +- offsets of frame n, at refinement size; None if there is none."""
     others = [n + s * k for k in offsets for s in (1, -1) if 0 <= n + s * k < len(shot)]
     if not others:
         return None
-    here = np.repeat(np.asarray(shot.images[n : n + 1]), len(others), 0)
-    there = np.stack([shot.images[k] for k in others])
-    size = dense_size(shot.size)
-    go, back = (resize_flow(x, size) for x in (flow(here, there), flow(there, here)))
+    go, back = both_ways(shot, flow, n, others, kept)
     visible = visibility(go, back, floor=0.7)
     trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
     there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
-    image, images = resize(as_tensor(here[:1]), size), resize(as_tensor(there), size)
+    stored = np.stack([shot.images[k] for k in (n, *others)])
+    images = resize(as_tensor(stored), dense_size(shot.size))
+    image, images = images[:1], images[1:]
     unlike = dissimilarity(image.expand_as(images), warp(images, go)[0])
     visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
     return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float())
@@ -190,18 +225,26 @@ def median_seen(x: Float[Tensor, "K 1 h w"], visible: Float[Tensor, "K 1 h w"]) 
 
 
 def triangulate_shot(
-    shot: Shot, solution: Solution, flow: FlowOf, offsets: Sequence[int], advance: Callable[[int], None]
+    shot: Shot,
+    solution: Solution,
+    flow: FlowOf,
+    offsets: Sequence[int],
+    advance: Callable[[int], None],
+    store: Store = in_memory,
 ) -> Dense:
-    """Every frame's depth, certainty and moving probability, frame by frame."""
+    """Every frame's depth, certainty and moving probability, frame by frame.
+
+    Where the camera rests, depth stays the network's and all that flow shows moves on its own.
+    """
     size = dense_size(shot.size)
     camera = solution.intrinsics.resized(size)
     shape = (len(shot), size[1], size[0])
-    dense = Dense(*(np.zeros(shape, np.float32) for _ in range(3)))
+    dense, kept = Dense(*(store(shape) for _ in range(3))), {}
     for n in range(len(shot)):
         start = dense_prior(shot, solution, n)
-        views = views_of(shot, solution, flow, n, offsets)
+        views = views_of(shot, solution, flow, n, offsets, kept)
         depth, sure, moving = start, torch.zeros_like(start), torch.zeros_like(start)
-        if views is not None and solution.parallax > 0:
+        if views is not None and (solution.parallax > 0 or solution.resting):
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
             found, information, errors = triangulate(start, views, camera)
             ratio = (found / start).log()
@@ -219,10 +262,32 @@ def triangulate_shot(
     return dense
 
 
+def untouched(shot: Shot, solution: Solution, store: Store) -> Float32[np.ndarray, "N h w"]:
+    """`dense_prior` of every frame."""
+    depth = store((len(shot), *dense_size(shot.size)[::-1]))
+    for n in range(len(shot)):
+        depth[n] = dense_prior(shot, solution, n)[0]
+    return depth
+
+
 def dense_prior(shot: Shot, solution: Solution, n: int) -> Float[Tensor, "1 h w"]:
     """The network's depth of frame n at refinement size, in the path's unit; averaged as inverse depth."""
     depth = torch.from_numpy(np.array(shot.depth[n], dtype=np.float32))[None, None]
     return float(solution.depth_scale[n]) / resize(1 / depth, dense_size(shot.size))[0]
+
+
+def full_depth(
+    shot: Shot, solution: Solution, dense: Dense, n: int, guide: Float[Tensor, "1 3 H W"]
+) -> Float[Tensor, "1 1 H W"]:
+    """Depth of frame n at the guide's size, the frame itself.
+
+    It is the network's, which is sharp, times the refinement's correction, which is smooth: the log ratio of the two is
+    upsampled along image edges.
+    """
+    sharp = float(solution.depth_scale[n]) * torch.from_numpy(np.array(shot.depth[n], dtype=np.float32))[None, None]
+    low = 1 / resize(1 / sharp, (dense.depth.shape[2], dense.depth.shape[1]))
+    ratio = (torch.from_numpy(dense.depth[n])[None, None] / low).log()
+    return (guided_upsample(sharp.log(), guide, radius=1) + guided_upsample(ratio, guide)).exp()
 
 
 # ---------------------------------------------------------------- first order, the whole objective
@@ -233,12 +298,14 @@ NEAR_AND_FAR = (1, 4)  # offsets of the pairs the objective is taken over
 
 @dataclass(frozen=True)
 class Plan:
-    """How to refine: mode (none, params, output, both), gradient steps per span, device, weights of the objective."""
+    """How to refine: mode (none, params, output, both), gradient steps per span, device, weights of the objective,
+    where maps are kept."""
 
     mode: str
     steps: int
     device: str | torch.device = "cpu"
     weights: LossWeights = LossWeights()
+    store: Store = in_memory
 
 
 @dataclass(frozen=True)
@@ -323,7 +390,8 @@ def refine_outputs(
 
     The focal length stays as solved: it belongs to the whole clip, a span sees only a part of it.
     """
-    depth, poses, losses = dense.depth.copy(), solution.world_T_cam.clone(), []
+    depth, poses, losses = plan.store(dense.depth.shape), solution.world_T_cam.clone(), []
+    depth[:] = dense.depth
     size = descent_size(shot.size)
     camera = solution.intrinsics.resized(size).to(plan.device)
     for edges in bounds(len(shot)):
@@ -374,7 +442,7 @@ def refine_parameters(
     tuned = copy.deepcopy(net).to(plan.device)
     tuned.requires_grad_(True)
     optimiser = torch.optim.Adam(tuned.parameters(), lr=2e-4)
-    size, losses, depth = descent_size(shot.size), [], np.array(shot.depth, dtype=np.float32)
+    size, losses, depth = descent_size(shot.size), [], plan.store(shot.depth.shape)
     camera = solution.intrinsics.resized(size).to(plan.device)
     weights = replace(plan.weights, prior_depth=10 * plan.weights.prior_depth)
     for edges in bounds(len(shot)):
@@ -417,18 +485,16 @@ def refine(
 ) -> tuple[Shot, Dense, Solution, Progress]:
     """Refine a shot as planned. Without parallax nothing can be learned: depth stays as it is, with a warning."""
     if plan.mode == "none":
-        near = triangulate_shot(shot, solution, flow, (1, 2), advance)
-        kept = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(len(shot))])
-        return shot, replace(near, depth=kept), solution, Progress()
+        near = triangulate_shot(shot, solution, flow, (1, 2), advance, plan.store)
+        return shot, replace(near, depth=untouched(shot, solution, plan.store)), solution, Progress()
     if solution.parallax < PARALLAX:
         shot, dense, solution, _ = refine(shot, solution, flow, net, replace(plan, mode="none"), advance)
         return shot, dense, solution, Progress(warnings=("no parallax: refinement skipped",))
-    dense, progress = triangulate_shot(shot, solution, flow, OFFSETS, advance), Progress()
+    dense, progress = triangulate_shot(shot, solution, flow, OFFSETS, advance, plan.store), Progress()
     if plan.mode in ("params", "both"):
         shot, progress = refine_parameters(shot, solution, dense, flow, net, plan, advance)
         if plan.mode == "params":
-            tuned = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(len(shot))])
-            return shot, replace(dense, depth=tuned), solution, progress
-        dense = triangulate_shot(shot, solution, flow, OFFSETS, advance)
+            return shot, replace(dense, depth=untouched(shot, solution, plan.store)), solution, progress
+        dense = triangulate_shot(shot, solution, flow, OFFSETS, advance, plan.store)
     dense, solution, after = refine_outputs(shot, solution, dense, flow, plan, advance)
     return shot, dense, solution, after if progress.first is None else Progress(progress.first, after.last)

@@ -1,11 +1,14 @@
-"""Training: one straight loop over one stage. `flow` and `depth` (depth and camera) learn from rendered truth, `joint`
-from real clips by the self-supervised objective, with rendered truth replayed so that nothing is forgotten.
+"""Training: one straight loop over one stage. `flow` and `depth` (depth and camera) learn from rendered truth, depth
+also from what geometry finds out about real clips (`lessons`); `joint` learns from real clips by the self-supervised
+objective, with rendered truth replayed so that nothing is forgotten.
 
     python -m glvid.train --stage depth --out runs/depth --steps 20000 --textures FOLDER
+    python -m glvid.train --stage depth --out runs/real --init runs/depth/weights --data CLIPS --exclude @patterns.txt
     python -m glvid.train --stage joint --out runs/joint --init runs/depth/weights --data CLIPS --exclude @patterns.txt
 
 The output folder: `log.jsonl` (one object per step), `checkpoints/last.pt` (resume), `weights/<kind>-small.safetensors`
-(running mean of the parameters), `pool/` (rendered pairs) and `clips/` (decoded frames). Nothing is written elsewhere.
+(running mean of the parameters), `pool/` (rendered pairs), `clips/` (decoded frames), `lessons/` (solved ones) and
+`clips.txt` (what was learned from). Nothing is written elsewhere.
 """
 
 import argparse
@@ -26,9 +29,10 @@ from torch import Tensor, nn
 
 from glvid import weights
 from glvid.data.clips import Footage, find, footage, read_patterns, windows
-from glvid.data.pool import Batch, Pool, draw, fill, filling
+from glvid.data.pool import Batch, Pool, draw, drawn, fill, filling
 from glvid.errors import GlvidError, UsageError
 from glvid.geometry import rigid_flow
+from glvid.lessons import GUESS, taught
 from glvid.losses import LossWeights, total, window_pairs
 from glvid.networks import KINDS
 from glvid.predict import as_tensor, working_size
@@ -37,6 +41,9 @@ from glvid.warp import resize_flow
 
 STAGES = {"flow": ("flow",), "depth": ("depth", "camera"), "camera": ("camera",), "joint": ("depth", "camera", "flow")}
 REPLAY = 0.5  # share of rendered batches in stage `joint`
+LESSONS = 0.4  # share of batches from real clips in stage `depth`, where there are some
+WATCHED = 9  # every so many-th clip is not learned from but measured on
+LEAST_SURE = 0.03  # share of depth that flow must determine in a clip
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
 TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds watched; those from 900,000 are for evaluation
@@ -81,26 +88,33 @@ def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
 # --- supervised losses ------------------------------------------------------------------------------------------------
 
 
-def depth_loss(disparities: list[Tensor], depth: Tensor) -> dict[str, Tensor]:
+def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[str, Tensor]:
     """Log-depth against truth: L1 after the median offset is taken away, slopes over several steps, a little absolute.
 
     Scale-invariant because one picture does not show its scale (Eigen et al. 2014); gradients keep edges sharp
-    (Li and Snavely 2018). The absolute part makes neighbouring frames agree on one scale. Sky counts a third.
+    (Li and Snavely 2018). The absolute part makes neighbouring frames agree on one scale. `sure` (0..1) weighs pixels;
+    sky counts a third.
     """
     truth = depth.clamp(0.1, CAP).log()
-    weight = torch.where(depth < CAP, 1.0, 0.33)
+    weight = sure * torch.where(depth < CAP, 1.0, 0.33)
     parts = {"value": depth.new_zeros(()), "slope": depth.new_zeros(()), "scale": depth.new_zeros(())}
     for k, disparity in enumerate(disparities):
         t, v = truth[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
         e = -disparity.log() - t
-        offset = e.detach().flatten(1).median(1).values[:, None, None, None]
+        offset = middle(e.detach(), v)
         e = e - offset
         share = 0.5**k / 1.875  # 1, 1/2, 1/4, 1/8, normalised
         parts["value"] = parts["value"] + share * (v * e.abs()).mean()
-        parts["scale"] = parts["scale"] + share * (e + offset).flatten(1).mean(1).abs().mean()
+        parts["scale"] = parts["scale"] + share * (v * (e + offset)).flatten(1).mean(1).abs().mean()
         if k < 2:
             parts["slope"] = parts["slope"] + slopes(e, v) / 2
     return parts
+
+
+def middle(e: Tensor, weight: Tensor) -> Tensor:
+    """Median (B, 1, 1, 1) of every image's pixels that weigh at least half of what its average pixel does."""
+    usual = weight.mean((1, 2, 3), keepdim=True) / 2
+    return torch.where(weight > usual, e, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)[:, None, None, None]
 
 
 def slopes(e: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
@@ -167,7 +181,7 @@ def weighted(parts: dict[str, Tensor]) -> Tensor:
 
 def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Depth, and camera, from rendered truth."""
-    parts = depth_loss(nets["depth"](batch.a), batch.depth)
+    parts = depth_loss(nets["depth"](batch.a), batch.depth, batch.sure)
     if with_camera:
         parts |= camera_loss(nets["camera"], batch)
     return weighted(parts), parts
@@ -186,6 +200,12 @@ def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) ->
     """Camera alone, from rendered truth."""
     parts = camera_loss(nets["camera"], batch)
     return weighted(parts), parts
+
+
+def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Depth from what geometry found out about real clips; their scale is a guess, so it is not learned."""
+    parts = depth_loss(nets["depth"](batch.a), batch.depth, batch.sure)
+    return weighted({k: parts[k] for k in ("value", "slope")}), {f"real_{k}": v for k, v in parts.items()}
 
 
 SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}
@@ -242,8 +262,9 @@ def train(options: Options) -> Path:
     nets, mean, optimiser = start(options)
     last = options.out / "checkpoints" / "last.pt"
     begin = resumed(last, nets, mean, optimiser, options) if options.resume else 0
+    lessons, watched = lesson_tables(options) if options.stage == "depth" and options.data else ([], [])
     with ExitStack() as stack:
-        loss_of = stack.enter_context(source(options))
+        loss_of = stack.enter_context(source(options, lessons))
         log = stack.enter_context(open_log(options.out / "log.jsonl", begin))
         saved = time.monotonic()
         for step in range(begin, options.steps):
@@ -263,7 +284,7 @@ def train(options: Options) -> Path:
             log.write(json.dumps({"step": step} | {k: round(float(v), 5) for k, v in facts.items()}) + "\n")
             if step in (0, options.steps - 1) or time.monotonic() - saved > options.every:
                 save(last, step + 1, nets, mean, optimiser, options)
-                log.write(json.dumps({"step": step, "held": held(mean, options)}) + "\n")
+                log.write(json.dumps({"step": step, "held": held(mean, options, watched)}) + "\n")
                 saved = time.monotonic()
     return options.out / "weights"
 
@@ -301,7 +322,7 @@ def average(mean: nn.ModuleDict, nets: nn.ModuleDict, step: int) -> None:
 
 
 @contextmanager
-def source(options: Options) -> Iterator:
+def source(options: Options, lessons: list[np.ndarray]) -> Iterator:
     """A function (networks, random numbers) -> (loss, parts) for the stage; the pool fills up while it is in use."""
     pool = training_pool(options)
     precision = torch.autocast(options.device.split(":")[0], torch.bfloat16, enabled=options.precision == "bf16")
@@ -315,6 +336,17 @@ def source(options: Options) -> Iterator:
     with ExitStack() as stack:
         if options.render:
             stack.enter_context(filling(pool, TRAIN_SEED + options.seed, options.textures))
+        if lessons:
+
+            def depth(nets: nn.ModuleDict, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+                if rng.random() > LESSONS:
+                    return rendered(nets, rng, "depth")
+                batch = drawn(lessons, rng, options.batch, sizes[rng.choice(len(sizes), p=odds)], options.device)
+                with precision:
+                    return lesson_stage(nets, batch)
+
+            yield depth
+            return
         if options.stage != "joint":
             yield lambda nets, rng: rendered(nets, rng, options.stage)
             return
@@ -339,13 +371,34 @@ def real_clips(options: Options) -> list[Footage]:
     return [clip for clip in clips if len(clip.images) >= 3]
 
 
+def lesson_tables(options: Options) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rows of all real clips that teach something: to learn from, and to watch.
+
+    Solved with the networks training starts from (else the shipped ones); what became of every clip is in `clips.txt`.
+    """
+    where = options.init if options.init and options.init.is_dir() else None
+    nets = [
+        weights.load(where / f"{k}-small.safetensors" if where else f"{k}-small", k)[0] for k in ("depth", "camera")
+    ]
+    tables, told = [], []
+    for clip in real_clips(options):
+        rows, said = taught(clip, options.out / "lessons", *nets)
+        told += said
+        if len(rows) and rows["sure"].mean() > 255 * (GUESS + LEAST_SURE):
+            tables.append(rows)
+    (options.out / "clips.txt").write_text("\n".join(told) + "\n")
+    watched = tables[WATCHED - 1 :: WATCHED]
+    return [t for k, t in enumerate(tables) if k % WATCHED != WATCHED - 1] or tables, watched
+
+
 def training_pool(options: Options) -> Pool:
     """Rendered pairs to train on."""
     return Pool(options.out / "pool" / "train.bin", options.rendered, options.rows)
 
 
-def held(mean: nn.ModuleDict, options: Options) -> dict[str, float]:
-    """Mean loss parts of the averaged networks on worlds never trained on, and Abs Rel after median scaling (depth)."""
+def held(mean: nn.ModuleDict, options: Options, watched: list[np.ndarray]) -> dict[str, float]:
+    """Mean loss parts of the averaged networks on worlds never trained on, and Abs Rel after median scaling (depth); of
+    `watched` rows of real clips too."""
     pool = Pool(options.out / "pool" / "held.bin", options.rendered, options.held)
     if options.render:
         fill(pool, HELD_SEED, options.textures, count=options.held)
@@ -359,12 +412,16 @@ def held(mean: nn.ModuleDict, options: Options) -> dict[str, float]:
             out |= SUPERVISED[stage](mean, batch, with_camera=False)[1]
         if "depth" in mean:
             out["abs_rel"] = abs_rel(mean["depth"], batch)
+        if options.stage == "depth":
+            real = [drawn([t], np.random.default_rng(0), 8, options.size, options.device) for t in watched]
+            if real:
+                out["abs_rel_real"] = float(np.mean([abs_rel(mean["depth"], b) for b in real]))
     return {k: round(float(v), 4) for k, v in out.items()}
 
 
 def abs_rel(net: nn.Module, batch: Batch) -> float:
-    """Mean |D - D*| / D* below 80 m, each picture scaled by its median."""
-    depth, near, errors = net.depth(batch.a), batch.depth < 80, []
+    """Mean |D - D*| / D* of sure depths below 80 m, each picture scaled by its median."""
+    depth, near, errors = net.depth(batch.a), (batch.depth < 80) & (batch.sure > 0.5), []
     for d, t, ok in zip(depth, batch.depth, near, strict=True):
         if ok.any():
             d, t = d[ok], t[ok]

@@ -143,6 +143,7 @@ class Solution:
     depth_scale: Float64[Tensor, " N"]  # network depth of frame n times this is in the path's unit
     parallax: float  # median px (per 640 px of width) by which translation shifts static points over the baselines used
     cost: float  # mean robust reprojection cost, px
+    resting: bool = False  # the camera was seen to rest: what moves in the image moves on its own
     warnings: tuple[str, ...] = ()
 
 

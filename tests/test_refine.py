@@ -1,5 +1,7 @@
 """Online refinement: exact where flow is exact, never worse by its own measure, seamless over spans."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from glvid.networks import DepthNet
 from glvid.predict import dis_flow, working_size
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot, Solution
-from glvid.warp import resize
+from glvid.warp import resize, resize_flow
 
 SIZE = (96, 64)
 
@@ -113,6 +115,47 @@ def test_nothing_is_refined_without_parallax(room):
     _, dense, _, progress = R.refine(shot, still, dis_flow, DepthNet(), R.Plan("output", 3), lambda n: None)
     kept = np.stack([R.dense_prior(shot, still, n)[0].numpy() for n in range(6)])
     assert np.array_equal(dense.depth, kept) and progress.warnings
+
+
+def test_what_passes_a_resting_camera_is_found(room):
+    """A textured square crosses a still picture; depth stays the network's."""
+    _, shot, solution = room
+    images = np.repeat(shot.images[:1], 6, 0)
+    passing = np.random.default_rng(0).integers(0, 255, (12, 14, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+    real = np.zeros(images.shape[:3], bool)
+    for k in range(6):
+        images[k, 40:88, 30 + 6 * k : 86 + 6 * k], real[k, 40:88, 30 + 6 * k : 86 + 6 * k] = passing, True
+    eye = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
+    still = replace(solution, world_T_cam=eye, parallax=0.0, observable=False, resting=True)
+    watched = replace(shot, images=images)
+    _, dense, _, _ = R.refine(watched, still, dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)
+    there = resize(torch.from_numpy(real).float()[:, None], R.dense_size(shot.size))[:, 0].numpy() > 0.5
+    found = dense.moving > 0.5
+    assert (found & there).sum() > 0.6 * (found | there).sum()
+    kept = np.stack([R.dense_prior(watched, still, n)[0].numpy() for n in range(6)])
+    assert np.array_equal(dense.depth, kept)
+    lost = R.refine(watched, replace(still, resting=False), dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)[1]
+    assert lost.moving.max() == 0  # an unknown camera says nothing about what moves
+
+
+def test_every_pair_of_frames_is_matched_once(room):
+    _, shot, solution = room
+    asked = []
+
+    def flow(a, b):
+        asked.extend((x.tobytes(), y.tobytes()) for x, y in zip(a, b, strict=True))
+        return dis_flow(a, b)
+
+    R.triangulate_shot(shot, solution, flow, (1, 2), lambda n: None)
+    assert len(asked) == len(set(asked)) == 2 * (5 + 4)
+    kept: R.Kept = {}
+    for n in range(6):
+        others = [n + k for k in (1, -1, 2, -2) if 0 <= n + k < 6]
+        go, back = R.both_ways(shot, dis_flow, n, others, kept)
+        here, there = np.repeat(shot.images[n : n + 1], len(others), 0), shot.images[others]
+        assert torch.equal(go, resize_flow(dis_flow(here, there), R.dense_size(shot.size)))
+        assert torch.equal(back, resize_flow(dis_flow(there, here), R.dense_size(shot.size)))
+    assert not kept
 
 
 def test_progress_counts_what_was_announced(room):

@@ -34,7 +34,7 @@ def slanted_pair(seed: int) -> np.ndarray:
     b = torch.nn.functional.interpolate(pattern, (h, w), mode="bicubic").clamp(0, 1)
     a, _ = warp(b, flow[None])
     row["image"] = (255 * torch.cat([a, b])).byte().permute(0, 2, 3, 1).numpy()
-    row["depth"] = depth.numpy()
+    row["depth"], row["sure"] = depth.numpy(), 255
     row["flow"] = torch.stack([flow, back]).permute(0, 2, 3, 1).numpy()
     row["visible"], row["b_T_a"], row["focal"], row["center"] = 1, motion.numpy(), K.focal.numpy(), K.center.numpy()
     return row
@@ -145,12 +145,16 @@ def test_mirroring_twice_changes_nothing():
 def test_losses_are_zero_at_the_truth_and_grow():
     depth = torch.rand(2, 1, 32, 64) * 5 + 2
     pyramid = [1 / depth[..., :: 2**k, :: 2**k] for k in range(4)]
-    exact = train.depth_loss(pyramid, depth)
+    everywhere = torch.ones_like(depth)
+    exact = train.depth_loss(pyramid, depth, everywhere)
     assert all(float(v) < 1e-5 for v in exact.values())
-    scaled = train.depth_loss([3 * d for d in pyramid], depth)
+    scaled = train.depth_loss([3 * d for d in pyramid], depth, everywhere)
     assert float(scaled["value"]) < 1e-5 and float(scaled["slope"]) < 1e-4
     assert abs(float(scaled["scale"]) - np.log(3)) < 1e-4
-    bent = train.depth_loss([d**1.2 for d in pyramid], depth)
+    half = torch.cat([everywhere[..., :32], torch.zeros_like(everywhere[..., 32:])], -1)
+    wrong = [torch.where(half[..., :: 2**k, :: 2**k] > 0, d, 5 * d) for k, d in enumerate(pyramid)]
+    assert all(float(v) < 1e-5 for v in train.depth_loss(wrong, depth, half).values())  # unsure pixels do not count
+    bent = train.depth_loss([d**1.2 for d in pyramid], depth, everywhere)
     assert float(bent["value"]) > 0.02 and float(bent["slope"]) > 0.02
 
 
@@ -197,3 +201,32 @@ def test_what_a_user_can_get_wrong(out, tmp_path):
         clips.find([out / "pool"], [])
     with pytest.raises(UsageError, match="cannot read the patterns"):
         clips.read_patterns(["@nowhere.txt"])
+
+
+def test_real_clips_teach_depth(out, monkeypatch):
+    """Rows of real clips are drawn beside rendered ones, and those watched are measured but not learned from."""
+    tables = [np.stack([slanted_pair(k) for k in range(8, 12)]), np.stack([slanted_pair(k) for k in range(12, 16)])]
+    monkeypatch.setattr(train, "lesson_tables", lambda options: (tables[:1], tables[1:]))
+    drawn, seen = train.drawn, []
+    monkeypatch.setattr(train, "drawn", lambda rows, *rest: seen.append(rows) or drawn(rows, *rest))
+    train.train(options(out, steps=12, data=(out,)))
+    logged, held = steps(out)
+    real = [x for x in logged if "real_value" in x]
+    assert 0 < len(real) < 12 and all("scale" not in x for x in real)
+    assert "abs_rel_real" in held[-1]["held"]
+    assert sum(rows is tables[1] for rows in [r[0] for r in seen]) == len(held)
+
+
+def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
+    """`lesson_tables` keeps clips whose depth flow determines, and says what became of all."""
+    sure = np.stack([slanted_pair(k) for k in range(2)])
+    unsure = sure.copy()
+    unsure["sure"] = 25
+    names = [f"clip{k}" for k in range(12)]
+    monkeypatch.setattr(train, "real_clips", lambda options: names)
+    monkeypatch.setattr(
+        train, "taught", lambda clip, cache, *nets: ((unsure if clip == "clip0" else sure), [f"{clip}: told"])
+    )
+    learned, watched = train.lesson_tables(options(tmp_path))
+    assert len(learned) == 10 and len(watched) == 1
+    assert (tmp_path / "clips.txt").read_text().splitlines() == [f"{name}: told" for name in names]

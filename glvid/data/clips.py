@@ -24,6 +24,13 @@ class Footage:
 
     path: Path
     images: np.ndarray
+    shape: tuple[int, int]  # of the clip itself, (w, h)
+    fps: float
+
+    @property
+    def name(self) -> str:
+        """The end of its path, as a file name."""
+        return "-".join(self.path.absolute().parts[-4:])
 
 
 def excluded(path: Path, patterns: Iterable[str]) -> bool:
@@ -78,7 +85,8 @@ def footage(path: Path, cache: Path, size_of: Callable[[tuple[int, int]], tuple[
 
     clip = video.probe(path)
     size = size_of((clip.width, clip.height))
-    store = cache / ("-".join([*path.absolute().parts[-4:], *map(str, size)]) + ".npy")
+    name = Footage(path, np.empty(0), size, clip.fps).name
+    store = cache / f"{name}-{size[0]}-{size[1]}.npy"
     if not store.exists():
         cache.mkdir(parents=True, exist_ok=True)
         images = []
@@ -89,7 +97,7 @@ def footage(path: Path, cache: Path, size_of: Callable[[tuple[int, int]], tuple[
             if len(images) == LONGEST:
                 break
         np.save(store, np.stack(images))
-    return Footage(path, np.load(store, mmap_mode="r"))
+    return Footage(path, np.load(store, mmap_mode="r"), (clip.width, clip.height), clip.fps)
 
 
 def windows(clips: list[Footage], rng: Random, batch: int, most: int = 4) -> UInt8[np.ndarray, "B 3 H W C"]:

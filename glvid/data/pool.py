@@ -1,4 +1,5 @@
-"""A pool of rendered frame pairs on disk: one process keeps rendering into it while training draws from it."""
+"""Frame pairs with depth, flow and motion on disk: rendered ones, which one process keeps adding while training draws,
+or real ones that geometry solved (`lessons`)."""
 
 import multiprocessing
 import time
@@ -19,12 +20,14 @@ SKY = 900.0  # m; what is farther has been rendered as sky
 
 
 def row_type(size: tuple[int, int]) -> np.dtype:
-    """One rendered pair a, b: images, depth (m), flow both ways (px), where a is visible in b, motion, camera (px)."""
+    """One pair a, b: images, depth (m if rendered), how sure it is, flow both ways (px), where a is visible in b,
+    motion, camera (px)."""
     w, h = size
     return np.dtype(
         [
             ("image", "u1", (2, h, w, 3)),
             ("depth", "f2", (2, h, w)),
+            ("sure", "u1", (2, h, w)),  # 0..255; rendered depth is sure everywhere
             ("flow", "f2", (2, h, w, 2)),
             ("visible", "u1", (h, w)),
             ("b_T_a", "f4", (4, 4)),
@@ -36,7 +39,7 @@ def row_type(size: tuple[int, int]) -> np.dtype:
 
 @dataclass(frozen=True)
 class Pool:
-    """`rows` rendered pairs in a ring at `path` (memory-mapped); `path`.count holds how many were ever written."""
+    """`rows` pairs in a ring at `path` (memory-mapped); `path`.count holds how many were ever written."""
 
     path: Path
     size: tuple[int, int]
@@ -57,7 +60,7 @@ def row_of(truth) -> np.ndarray:
     h, w = truth.images.shape[-2:]
     row = np.zeros((), row_type((w, h)))
     row["image"] = (truth.images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    row["depth"] = truth.depth[:, 0].clamp(1e-3, 6e4).numpy()
+    row["depth"], row["sure"] = truth.depth[:, 0].clamp(1e-3, 6e4).numpy(), 255
     flows = torch.cat([truth.flow, truth.flow_back]).permute(0, 2, 3, 1)
     row["flow"] = flows.nan_to_num(0).clamp(-6e4, 6e4).numpy()
     row["visible"] = truth.visible[0, 0].numpy() > 0.5
@@ -112,11 +115,13 @@ def filling(pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, lea
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs at training size: images, depth, flow a -> b, visibility, b_T_a, camera; float32, channels first."""
+    """B pairs at training size: images, depth, how sure it is (0..1), flow a -> b, visibility, b_T_a, camera; float32,
+    channels first."""
 
     a: torch.Tensor
     b: torch.Tensor
     depth: torch.Tensor
+    sure: torch.Tensor
     flow: torch.Tensor
     visible: torch.Tensor
     b_T_a: torch.Tensor
@@ -184,6 +189,7 @@ def augmented(rng: Random, row: np.void | np.ndarray, target: tuple[int, int]) -
         "a": a,
         "b": b,
         "depth": depth[0],
+        "sure": cut(row["sure"][first], cv2.INTER_NEAREST).astype(np.float32) / 255,
         "flow": cut(row["flow"][first].astype(np.float32), cv2.INTER_NEAREST) * ratio,
         "visible": cut(row["visible"] | np.uint8(first), cv2.INTER_NEAREST).astype(np.float32),
         "b_T_a": np.linalg.inv(row["b_T_a"]) if first else row["b_T_a"],
@@ -196,7 +202,7 @@ def augmented(rng: Random, row: np.void | np.ndarray, target: tuple[int, int]) -
 def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Left and right exchanged; its own inverse."""
     flip = np.diag([-1.0, 1, 1, 1])
-    out = {k: v[:, ::-1] for k, v in item.items() if k in ("a", "b", "depth", "visible")}
+    out = {k: v[:, ::-1] for k, v in item.items() if k in ("a", "b", "depth", "sure", "visible")}
     width = item["depth"].shape[1]
     return out | {
         "flow": item["flow"][:, ::-1] * np.array([-1, 1], np.float32),
@@ -209,8 +215,16 @@ def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def draw(pool: Pool, rng: Random, batch: int, target: tuple[int, int], device: str | torch.device) -> Batch:
     """A random batch of augmented pairs at `target` size."""
     ring, counter = pool.open()
-    rows = rng.integers(min(int(counter[0]), pool.rows), size=batch)
-    return collate([augmented(rng, ring[k], target) for k in rows], target, device)
+    return drawn([ring[: min(int(counter[0]), pool.rows)]], rng, batch, target, device)
+
+
+def drawn(
+    tables: list[np.ndarray], rng: Random, batch: int, target: tuple[int, int], device: str | torch.device
+) -> Batch:
+    """A random batch of augmented pairs at `target` size, from rows of any size; every table as often as any other."""
+    chosen = [tables[k] for k in rng.integers(len(tables), size=batch)]
+    items = [augmented(rng, table[rng.integers(len(table))], target) for table in chosen]
+    return collate(items, target, device)
 
 
 def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int], device: str | torch.device) -> Batch:
@@ -220,6 +234,7 @@ def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int], device: s
     return Batch(
         **images,
         depth=t["depth"][:, None],
+        sure=t["sure"][:, None],
         flow=t["flow"].permute(0, 3, 1, 2),
         visible=t["visible"][:, None],
         b_T_a=t["b_T_a"],

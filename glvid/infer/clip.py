@@ -6,8 +6,10 @@ stays on disk in between.
 """
 
 import os
+import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +115,17 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     for bounds in decoded.bounds():
         shot, dense, solution, progress = refine.refine(
             decoded.shot(bounds), solutions[bounds], job.networks.flow, job.networks.depth,
-            refine.Plan(job.options.refine, steps, job.device), job.report.advance,
+            refine.Plan(job.options.refine, steps, job.device, store=partial(on_disk, job.out)), job.report.advance,
         )  # fmt: skip
         solved.append(Solved(bounds, shot, solution, dense, progress))
     job.clock.add("refine", since)
     return solved
+
+
+def on_disk(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros in a nameless file of `folder`, gone when the array is: maps of a long clip need not fit in memory."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def starting_camera(job: Job, decoded: Decoded) -> Intrinsics:

@@ -81,20 +81,12 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
 
 
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (H, W) and moving probability (H, W) of frame n at stored size.
-
-    Depth is the network's, which is sharp, times the refinement's correction, which is smooth: the log ratio of the
-    two is upsampled along image edges.
-    """
-    k = n - s.bounds[0]
-    guide = as_tensor(image[None])
-    sharp = float(s.solution.depth_scale[k]) * torch.from_numpy(np.array(s.shot.depth[k]))[None, None]
-    low = 1 / resize(1 / sharp, (s.dense.depth.shape[2], s.dense.depth.shape[1]))
-    ratio = (torch.from_numpy(s.dense.depth[k])[None, None] / low).log()
-    depth = guided_upsample(sharp.log(), guide, radius=1) + guided_upsample(ratio, guide)
+    """Depth (H, W) and moving probability (H, W) of frame n at stored size."""
+    k, guide = n - s.bounds[0], as_tensor(image[None])
+    depth = refine.full_depth(s.shot, s.solution, s.dense, k, guide)
     moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp(0, 1)
     asked = resize(torch.from_numpy(np.array(decoded.ignored[n])).float()[None, None], (image.shape[1], image.shape[0]))
-    return depth.exp()[0, 0].numpy(), torch.maximum(moving, asked)[0, 0].numpy()
+    return depth[0, 0].numpy(), torch.maximum(moving, asked)[0, 0].numpy()
 
 
 def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide fi
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
 SEARCH = 100  # frames of a shot the starts are compared on
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
-PREDICTED_SIGMA = 0.35  # log focal by which the network's value is off on rendered worlds
+PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
 STILL = 0.3  # px: where half of all points move less, over all baselines, the camera rests and what moves is objects
 
@@ -42,25 +42,30 @@ def solve(
     offsets = [k for k in ((1, 2, 4, 8) if full else (1, 2, 4)) if k < len(shot)]
     matched = tracks(shot, flow, offsets, 300 if full else 150, advance)
     motion = (matched.target - matched.xy[:, None]).norm(dim=-1)[matched.weight > 0.2].numpy()
-    if len(motion) < 20 * len(shot) or np.median(motion) < STILL:
-        return motionless(
-            shot, predicted, given, fix, "the image does not move: no camera motion, depth from the network alone"
-        )
+    if len(motion) < 20 * len(shot):
+        return motionless(shot, predicted, given, fix, "too few matches between frames: no camera motion found")
+    if np.median(motion) < STILL:
+        still = "the image does not move: no camera motion, depth from the network alone"
+        return replace(motionless(shot, predicted, given, fix, still), resting=True)
     problem = Problem(matched, predicted, sigma_focal=GIVEN_SIGMA if given else PREDICTED_SIGMA)
     if fix:
         state, cost = adjust(problem, start(problem), ANNEAL, 2, None)
         return solution(shot, problem, state, cost, (True, 0.0), "given")
     problem, state, cost, agree = best_start(problem, only=given)
+    if not agree:  # the cost has many minima, as in dense traffic: the lowest says nothing
+        problem = replace(problem, base=predicted, focal_start=0.0)
+        state, cost = adjust(problem, start(problem), ANNEAL, 2, None)
+        return solution(shot, problem, state, cost, (False, problem.sigma_focal), "predicted")
     camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, 0.7, 0.0, False)
     sigma = CORRELATED * problem.sigma_px / np.sqrt(max(camera.focal_information(), 1e-9))
-    observable = bool(sigma < OBSERVABLE and agree)
+    observable = bool(sigma < OBSERVABLE)
     source = "given" if given else "solved" if observable else "predicted"
-    sigma = min(sigma, problem.sigma_focal) if agree else problem.sigma_focal
-    return solution(shot, problem, state, cost, (observable, sigma), source)
+    return solution(shot, problem, state, cost, (observable, min(sigma, problem.sigma_focal)), source)
 
 
 def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
-    """The cheapest of several focal starts, and whether the starts as cheap as it agree on the focal length (10 %).
+    """The cheapest of several focal starts, and whether the second cheapest ends in the same place: as cheap (2 %),
+    with the same focal length (10 %).
 
     only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
     middle.
@@ -76,9 +81,10 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, boo
             problem, tracks=short, base=replace(base, focal=base.focal * scale), focal_start=-float(np.log(scale))
         )
         found.append((*adjust(trial, start(trial), ANNEAL, 2, 4)[::-1], trial))
-    cost, state, trial = min(found, key=lambda f: f[0])
-    log_f = [float(s.log_f) + np.log(float(t.base.focal[0])) for c, s, t in found if c < 1.1 * cost]
-    agree = bool(max(log_f) - min(log_f) < 0.1)
+    found.sort(key=lambda f: f[0])
+    cost, state, trial = found[0]
+    best = [(c, float(s.log_f + t.base.focal[0].double().log())) for c, s, t in found[:2]]
+    agree = best[-1][0] < 1.02 * cost and abs(best[-1][1] - best[0][1]) < 0.1
     if n > SEARCH:
         trial = replace(
             trial,

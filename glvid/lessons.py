@@ -1,0 +1,104 @@
+"""What geometry finds out about real clips, as rows to learn from beside rendered ones.
+
+A network learns from refined depth what it would learn from the self-supervised objective, whose minimum that depth
+is, but without a warp in the loop, and without the wrong minima (SfM-TTR, Izquierdo and Civera 2023, before test time).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from glvid import video
+from glvid.data.clips import Footage
+from glvid.data.pool import row_type
+from glvid.geometry import inverse
+from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth
+from glvid.refine import OFFSETS, PARALLAX, Dense, full_depth, triangulate_shot
+from glvid.solve import solve
+from glvid.types import Shot, Solution
+from glvid.warp import resize, visibility
+
+LENGTH = 48  # frames solved together
+SEGMENTS = 2  # at most, of one clip, spread over it
+RATE = 15.0  # frames a second that are looked at: more often things hardly move
+APART = (1, 2, 4)  # frames between the two of a row
+COST = 0.4  # px^2: robust reprojection cost above which a solution is not believed
+GUESS = 0.1  # how far depth counts where flow does not determine it: there it has the network's shape
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A segment of a clip as geometry sees it."""
+
+    shot: Shot
+    solution: Solution
+    dense: Dense
+
+
+def segments(images: np.ndarray, stride: int) -> list[np.ndarray]:
+    """Numbers of the frames of up to SEGMENTS stretches without a cut, `stride` apart, at most LENGTH frames each."""
+    numbers = np.arange(0, len(images), stride)
+    score = [video.cut_score(images[a], images[b]) for a, b in zip(numbers[:-1], numbers[1:], strict=True)]
+    shots = np.split(numbers, np.flatnonzero(np.array(score) > video.CUT) + 1)
+    parts = [part for shot in shots for part in np.array_split(shot, -(-len(shot) // LENGTH)) if len(part) >= 8]
+    chosen = np.linspace(0, len(parts) - 1, min(SEGMENTS, len(parts))).round().astype(int)
+    return [parts[k] for k in np.unique(chosen)]
+
+
+def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shape: tuple[int, int]) -> Solved | str:
+    """Camera and dense depth of frames (N, H, W, 3) uint8 of a clip of `shape`, or why they are not to be trusted."""
+    shot = Shot(np.arange(len(images)) / RATE, images, predict_depth(depth_net, images))
+    start = predict_camera(camera_net, images[:-1:3], images[1::3], shape)
+    solution = solve(shot, fine_dis_flow, start)
+    if solution.parallax < PARALLAX:
+        return f"no parallax ({solution.parallax:.1f} px)"
+    if solution.cost > COST:
+        return f"matches do not fit one camera (cost {solution.cost:.2f})"
+    return Solved(shot, solution, triangulate_shot(shot, solution, fine_dis_flow, OFFSETS, lambda n: None))
+
+
+def rows(found: Solved) -> Iterator[np.ndarray]:
+    """Pairs of a solved segment in the form of rendered ones."""
+    shot, camera = found.shot, found.solution.intrinsics
+    for k in range(len(shot) - 1):
+        pair = [k, min(k + APART[k % len(APART)], len(shot) - 1)]
+        a, b = (np.asarray(shot.images[n : n + 1]) for n in pair)
+        flow = torch.cat([fine_dis_flow(a, b), fine_dis_flow(b, a)])
+        world_T_a, world_T_b = found.solution.world_T_cam[pair]
+        row = np.zeros((), row_type(shot.size))
+        row["image"] = shot.images[pair]
+        for slot, n in enumerate(pair):
+            depth = full_depth(shot, found.solution, found.dense, n, as_tensor(shot.images[n : n + 1]))
+            sure = resize(torch.from_numpy(found.dense.sure[n])[None, None], shot.size)[0, 0]
+            row["depth"][slot] = depth[0, 0].clamp(1e-3, 6e4).numpy()
+            row["sure"][slot] = (255 * (GUESS + (1 - GUESS) * sure)).round().numpy()
+        row["flow"] = flow.permute(0, 2, 3, 1).clamp(-6e4, 6e4).numpy()
+        row["visible"] = visibility(flow[:1], flow[1:])[0, 0].numpy() > 0.5
+        row["b_T_a"] = (inverse(world_T_b) @ world_T_a).numpy()
+        row["focal"], row["center"] = camera.focal.numpy(), camera.center.numpy()
+        yield row
+
+
+def taught(clip: Footage, cache: Path, depth_net: nn.Module, camera_net: nn.Module) -> tuple[np.ndarray, list[str]]:
+    """All rows of a clip, memory-mapped from `cache` (made there on first use), and a sentence for every segment."""
+    store = cache / f"{clip.images.shape[2]}x{clip.images.shape[1]}-{clip.name}.npy"
+    told = store.with_suffix(".txt")
+    if not told.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        found, said = [np.zeros(0, row_type((clip.images.shape[2], clip.images.shape[1])))], []
+        for numbers in segments(clip.images, max(1, round(clip.fps / RATE))):
+            part = solved(np.ascontiguousarray(clip.images[numbers]), depth_net, camera_net, clip.shape)
+            where = f"{clip.name} {numbers[0]}..{numbers[-1]}"
+            if isinstance(part, str):
+                said.append(f"{where}: left out, {part}")
+                continue
+            found.append(np.stack(list(rows(part))))
+            focal, sure = float(part.solution.intrinsics.focal[0]), float(part.dense.sure.mean())
+            said.append(f"{where}: {len(found[-1])} pairs, focal {focal:.0f} px, depth from flow {100 * sure:.0f} %")
+        np.save(store, np.concatenate(found))
+        told.write_text("\n".join(said))  # last: it says that the rows are complete
+    return np.load(store, mmap_mode="r"), told.read_text().splitlines()
