@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from glvid import video
 from glvid.data.clips import Footage
 from glvid.data.pool import row_type
 from glvid.geometry import inverse
 from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth
-from glvid.refine import OFFSETS, PARALLAX, Dense, full_depth, triangulate_shot
+from glvid.refine import OFFSETS, Dense, dense_prior, full_depth, triangulate_shot
 from glvid.solve import solve
 from glvid.types import Shot, Solution
 from glvid.warp import resize, visibility
@@ -27,7 +28,9 @@ SEGMENTS = 2  # at most, of one clip, spread over it
 RATE = 15.0  # frames a second that are looked at: more often things hardly move
 APART = (1, 2, 4)  # frames between the two of a row
 COST = 0.4  # px^2: robust reprojection cost above which a solution is not believed
-GUESS = 0.1  # how far depth counts where flow does not determine it: there it has the network's shape
+BELIEVED = 0.7  # log units: what differs more from the network's depth (2 times) more often moves than is a discovery
+PARALLAX = 3.0  # px per 640 px of width: with less, what passes a resting camera is taken for parallax too easily
+GUESS = 0.03  # how far depth counts where flow does not determine it: there it has the network's shape
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,13 @@ def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shap
     return Solved(shot, solution, triangulate_shot(shot, solution, fine_dis_flow, OFFSETS, lambda n: None))
 
 
+def sureness(found: Solved, n: int) -> Float[Tensor, "1 1 h w"]:
+    """How far the depth of frame n is to be learned, GUESS..1, at refinement size."""
+    change = torch.from_numpy(found.dense.depth[n]).log() - dense_prior(found.shot, found.solution, n)[0].log()
+    believed = torch.sigmoid((BELIEVED - change.abs()) / (0.1 * BELIEVED))
+    return (GUESS + (1 - GUESS) * torch.from_numpy(found.dense.sure[n]) * believed)[None, None]
+
+
 def rows(found: Solved) -> Iterator[np.ndarray]:
     """Pairs of a solved segment in the form of rendered ones."""
     shot, camera = found.shot, found.solution.intrinsics
@@ -73,9 +83,8 @@ def rows(found: Solved) -> Iterator[np.ndarray]:
         row["image"] = shot.images[pair]
         for slot, n in enumerate(pair):
             depth = full_depth(shot, found.solution, found.dense, n, as_tensor(shot.images[n : n + 1]))
-            sure = resize(torch.from_numpy(found.dense.sure[n])[None, None], shot.size)[0, 0]
             row["depth"][slot] = depth[0, 0].clamp(1e-3, 6e4).numpy()
-            row["sure"][slot] = (255 * (GUESS + (1 - GUESS) * sure)).round().numpy()
+            row["sure"][slot] = (255 * resize(sureness(found, n), shot.size)[0, 0]).round().numpy()
         row["flow"] = flow.permute(0, 2, 3, 1).clamp(-6e4, 6e4).numpy()
         row["visible"] = visibility(flow[:1], flow[1:])[0, 0].numpy() > 0.5
         row["b_T_a"] = (inverse(world_T_b) @ world_T_a).numpy()
@@ -97,8 +106,9 @@ def taught(clip: Footage, cache: Path, depth_net: nn.Module, camera_net: nn.Modu
                 said.append(f"{where}: left out, {part}")
                 continue
             found.append(np.stack(list(rows(part))))
-            focal, sure = float(part.solution.intrinsics.focal[0]), float(part.dense.sure.mean())
-            said.append(f"{where}: {len(found[-1])} pairs, focal {focal:.0f} px, depth from flow {100 * sure:.0f} %")
+            focal, sure = float(part.solution.intrinsics.focal[0]), found[-1]["sure"].mean() / 255
+            seen = f"focal {focal:.0f} px, parallax {part.solution.parallax:.0f} px, sure {sure:.2f}"
+            said.append(f"{where}: {len(found[-1])} pairs, {seen}")
         np.save(store, np.concatenate(found))
         told.write_text("\n".join(said))  # last: it says that the rows are complete
     return np.load(store, mmap_mode="r"), told.read_text().splitlines()
