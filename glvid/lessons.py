@@ -18,8 +18,8 @@ from glvid.data.clips import Footage
 from glvid.data.pool import row_type
 from glvid.geometry import inverse
 from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth
-from glvid.refine import OFFSETS, Dense, dense_prior, full_depth, triangulate_shot
-from glvid.solve import solve
+from glvid.refine import Dense, dense_prior, full_depth, triangulate_shot
+from glvid.solve import PARALLAX, solve
 from glvid.types import Shot, Solution
 from glvid.warp import resize, visibility
 
@@ -29,7 +29,6 @@ RATE = 15.0  # frames a second that are looked at: more often things hardly move
 APART = (1, 2, 4)  # frames between the two of a row
 COST = 0.4  # px^2: robust reprojection cost above which a solution is not believed
 BELIEVED = 0.7  # log units: what differs more from the network's depth (2 times) more often moves than is a discovery
-PARALLAX = 3.0  # px per 640 px of width: with less, what passes a resting camera is taken for parallax too easily
 GUESS = 0.03  # how far depth counts where flow does not determine it: there it has the network's shape
 
 
@@ -61,7 +60,7 @@ def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shap
         return f"no parallax ({solution.parallax:.1f} px)"
     if solution.cost > COST:
         return f"matches do not fit one camera (cost {solution.cost:.2f})"
-    return Solved(shot, solution, triangulate_shot(shot, solution, fine_dis_flow, OFFSETS, lambda n: None))
+    return Solved(shot, solution, triangulate_shot(shot, solution, fine_dis_flow, solution.offsets, lambda n: None))
 
 
 def sureness(found: Solved, n: int) -> Float[Tensor, "1 1 h w"]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, se3_exp
 from glvid.losses import CameraOffset, Evidence, LossWeights, dissimilarity, observe, total
 from glvid.predict import FlowOf, as_tensor
+from glvid.solve import PARALLAX
 from glvid.types import Intrinsics, Pairs, Shot, Solution
 from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
 
@@ -32,8 +33,6 @@ AWAY = 1.6  # log units: so far from the network's depth (5 times) it is the obj
 WORSE = 0.03  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
-PARALLAX = 1.0  # px per 640 px of width: with less, depth cannot be refined
-OFFSETS = (1, 2, 4, 8)  # frames apart; far pairs fix scale drift and flicker
 
 
 Store = Callable[[tuple[int, ...]], Float32[np.ndarray, "..."]]  # zeros of this shape, in memory or on disk
@@ -484,17 +483,17 @@ def refine(
     shot: Shot, solution: Solution, flow: FlowOf, net: nn.Module, plan: Plan, advance: Callable[[int], None]
 ) -> tuple[Shot, Dense, Solution, Progress]:
     """Refine a shot as planned. Without parallax nothing can be learned: depth stays as it is, with a warning."""
-    if plan.mode == "none":
+    if plan.mode == "none":  # far pairs fix scale drift and flicker, but only near ones are needed to see what moves
         near = triangulate_shot(shot, solution, flow, (1, 2), advance, plan.store)
         return shot, replace(near, depth=untouched(shot, solution, plan.store)), solution, Progress()
     if solution.parallax < PARALLAX:
         shot, dense, solution, _ = refine(shot, solution, flow, net, replace(plan, mode="none"), advance)
         return shot, dense, solution, Progress(warnings=("no parallax: refinement skipped",))
-    dense, progress = triangulate_shot(shot, solution, flow, OFFSETS, advance, plan.store), Progress()
+    dense, progress = triangulate_shot(shot, solution, flow, solution.offsets, advance, plan.store), Progress()
     if plan.mode in ("params", "both"):
         shot, progress = refine_parameters(shot, solution, dense, flow, net, plan, advance)
         if plan.mode == "params":
             return shot, replace(dense, depth=untouched(shot, solution, plan.store)), solution, progress
-        dense = triangulate_shot(shot, solution, flow, OFFSETS, advance, plan.store)
+        dense = triangulate_shot(shot, solution, flow, solution.offsets, advance, plan.store)
     dense, solution, after = refine_outputs(shot, solution, dense, flow, plan, advance)
     return shot, dense, solution, after if progress.first is None else Progress(progress.first, after.last)

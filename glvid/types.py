@@ -141,8 +141,9 @@ class Solution:
     source: str  # "predicted", "solved", "given"
     world_T_cam: Float64[Tensor, "N 4 4"]
     depth_scale: Float64[Tensor, " N"]  # network depth of frame n times this is in the path's unit
-    parallax: float  # median px (per 640 px of width) by which translation shifts static points over the baselines used
+    parallax: float  # median px (per 640 px of width) of the matches that turning alone leaves unexplained
     cost: float  # mean robust reprojection cost, px
+    offsets: tuple[int, ...] = (1, 2, 4, 8)  # frames apart, of the pairs that were matched
     resting: bool = False  # the camera was seen to rest: what moves in the image moves on its own
     warnings: tuple[str, ...] = ()
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from glvid.geometry import inverse, se3_exp
+from glvid.geometry import inverse, rigid_flow, se3_exp, so3_log
 from glvid.predict import dis_flow, working_size
 from glvid.solve import bundle, matches, starts
 from glvid.solve import shot as whole
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot
-from glvid.warp import resize
+from glvid.warp import resize, warp
 
 SIZE = (384, 224)
 
@@ -151,6 +151,33 @@ def test_still_image_has_no_motion(truth, frames):
     solution = whole.solve(shot, dis_flow, guess)
     assert torch.equal(solution.world_T_cam, torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1))
     assert not solution.observable and solution.warnings and torch.equal(solution.intrinsics.focal, guess.focal)
+
+
+def test_turning_alone_is_told_from_moving(truth):
+    """One picture seen by a camera that turns about its own centre, and the room it is of walked through."""
+    K = truth.intrinsics
+    twist = torch.zeros(8, 6)
+    twist[:, 4], twist[:, 3] = 0.015 * torch.arange(8), 0.004 * torch.arange(8)
+    here_T_first = se3_exp(twist)
+    back, _ = rigid_flow(torch.ones(8, 1, 192, 320), K, inverse(here_T_first))
+    images, _ = warp(truth.images[:1].expand(8, 3, 192, 320), back)
+    crop = Intrinsics(K.focal, K.center - torch.tensor([32.0, 16.0]), (256, 160))
+    shot = shot_of(images[..., 16:176, 32:288])
+    solution = whole.solve(shot, dis_flow, crop.resized(shot.size), given=True, fix=True)
+    assert solution.parallax < whole.PARALLAX and not solution.world_T_cam[:, :3, 3].any() and solution.warnings
+    turned = here_T_first[:, :3, :3].double() @ solution.world_T_cam[:, :3, :3]
+    assert so3_log(turned).norm(dim=1).max() < 0.1 * 0.11
+    walked = shot_of(truth.images)
+    assert whole.solve(walked, dis_flow, K.resized(walked.size), given=True, fix=True).parallax > 2 * whole.PARALLAX
+
+
+def test_slow_clips_are_matched_farther_apart(truth):
+    """Every frame shown five times moves a fifth as far a frame."""
+    quick, slow = (shot_of(images) for images in (truth.images, truth.images.repeat_interleave(5, 0)))
+    assert whole.baselines(quick, dis_flow, full=True) == (1, 2, 4, 8)
+    assert whole.baselines(slow, dis_flow, full=True) == (1, 2, 4, 8, 16)
+    assert whole.baselines(slow, dis_flow, full=False) == (1, 2, 16)
+    assert whole.baselines(shot_of(truth.images[:3]), dis_flow, full=True) == (1, 2)
 
 
 def test_black_video(truth):

@@ -89,7 +89,7 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     full = job.options.refine != "none"
     shots = sorted(decoded.bounds(), key=lambda b: b[0] - b[1])
     since = time.perf_counter()
-    job.report.stage("camera", sum((3 + full) * (b - a) for a, b in shots))
+    job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:

@@ -3,6 +3,6 @@
 matches: points followed by flow · bundle: all unknowns at once · starts: where that begins · shot: the whole way
 """
 
-from glvid.solve.shot import motionless, solve
+from glvid.solve.shot import PARALLAX, motionless, solve
 
-__all__ = ["motionless", "solve"]
+__all__ = ["PARALLAX", "motionless", "solve"]

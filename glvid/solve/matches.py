@@ -48,6 +48,8 @@ def tracks(
 ) -> Tracks:
     """Anchor points in every frame and follow them by flow to n +- each of `offsets` (positive, ascending, first 1).
 
+    `advance` is called with numbers that add up to that of the frames.
+
     A pair of frames in which fewer than 30 % of the points survive the forward-backward test is left out: where motion
     is fast, far pairs are wrong matches and pull everything.
     """
@@ -73,8 +75,8 @@ def tracks(
             there, back = flow(a, b), flow(b, a)
             for slot, anchor, go, ret in ((2 * k, i, there, back), (2 * k + 1, i + offset, back, there)):
                 target[anchor, slot], weight[anchor, slot] = follow(xy[anchor], go, ret)
-            if advance:
-                advance(len(i))
+        if advance:
+            advance(n * (k + 1) // len(offsets) - n * k // len(offsets))
     if shot.ignored is not None:
         for k in range(n):
             out = torch.from_numpy(np.array(shot.ignored[k], dtype=np.float32))[None, None]

@@ -19,6 +19,9 @@ SEARCH = 100  # frames of a shot the starts are compared on
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
 PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
+PARALLAX = 2.0  # px per 640 px of width: 13 real clips leave 0.7 to 1.7 where the camera only turns or rests, else 4 up
+INFINITY = -12.0  # log inverse depth of points so far that translation does not move them
+SLOW = ((1.5, 16), (4.0, 8))  # px per 640 px that half of all points move at most between neighbours; frames apart then
 STILL = 0.3  # px: where half of all points move less, over all baselines, the camera rests and what moves is objects
 
 
@@ -39,7 +42,7 @@ def solve(
     """
     if len(shot) < 2:
         return motionless(shot, predicted, given, fix, "one frame only: no camera motion, focal length as predicted")
-    offsets = [k for k in ((1, 2, 4, 8) if full else (1, 2, 4)) if k < len(shot)]
+    offsets = baselines(shot, flow, full)
     matched = tracks(shot, flow, offsets, 300 if full else 150, advance)
     motion = (matched.target - matched.xy[:, None]).norm(dim=-1)[matched.weight > 0.2].numpy()
     if len(motion) < 20 * len(shot):
@@ -61,6 +64,16 @@ def solve(
     observable = bool(sigma < OBSERVABLE)
     source = "given" if given else "solved" if observable else "predicted"
     return solution(shot, problem, state, cost, (observable, min(sigma, problem.sigma_focal)), source)
+
+
+def baselines(shot: Shot, flow: FlowOf, full: bool) -> tuple[int, ...]:
+    """Frames apart of the pairs to match: 1, 2, 4, 8 (1, 2, 4 if not `full`); farther where the image moves slowly."""
+    n = np.unique(np.linspace(0, len(shot) - 2, 8).astype(int))
+    motion = flow(np.stack([shot.images[k] for k in n]), np.stack([shot.images[k + 1] for k in n])).norm(dim=1)
+    speed = float(motion.median()) * 640 / shot.size[0]
+    last = next((k for most, k in SLOW if speed < most), 0)
+    offsets = (1, 2, 4, 8, *([16] if last == 16 else [])) if full else (1, 2, max(4, last))
+    return tuple(k for k in offsets if k < len(shot))
 
 
 def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
@@ -106,10 +119,12 @@ def solution(
     world_T_cam = inverse(state.cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
     world_T_cam[0] = torch.eye(4)  # but for rounding it is
-    parallax = translation_parallax(problem, state) * 640 / shot.size[0]
+    turned, parallax = turning_alone(problem, state)
     warnings = []
-    if parallax < 1.0:
-        warnings.append("the camera hardly changes place: depth comes from the network alone")
+    if parallax < PARALLAX:
+        warnings.append("the camera turns but hardly changes place: depth comes from the network alone")
+        world_T_cam = inverse(turned.cam_T_world).clone()
+        world_T_cam[:, :3, 3] = 0
     if source == "predicted":
         warnings.append(
             f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %), it leans on the network's"
@@ -121,24 +136,30 @@ def solution(
         observable=focal[0],
         source=source,
         world_T_cam=world_T_cam,
-        depth_scale=scale if parallax >= 1.0 else torch.ones_like(scale),
+        depth_scale=scale if parallax >= PARALLAX else torch.ones_like(scale),
         parallax=parallax,
         cost=cost / max(float(t.weight.sum()), 1e-9),
         warnings=tuple(warnings),
+        offsets=tuple(k for k in t.offsets if k > 0),
     )
 
 
-def translation_parallax(problem: Problem, state: State) -> float:
-    """Median over points of the largest px by which translation alone shifts them in any frame they are seen in."""
-    shifts = []
+def turning_alone(problem: Problem, state: State) -> tuple[State, float]:
+    """The best explanation by rotation alone (all points at infinity), and the parallax: the median px per 640 px of
+    width that it leaves, of every point in the frame where it leaves most.
+
+    How far the solved translation shifts points would not do: over a narrow baseline, rotation takes back what any
+    translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
+    """
+    far = replace(state, log_rho=torch.full_like(state.log_rho, INFINITY))
+    far, _ = adjust(problem, far, ((4.0, 6), (2.0, 6)), points_from=10**9, focal_from=None)
+    left = []
     for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):
-        r, R, _, q, z, K, _, weight = reproject(problem, state, n)
-        turned = r @ R.transpose(-1, -2)
-        shift = ((q[..., :2] / z - turned[..., :2] / turned[..., 2:].clamp_min(0.05)) * K.focal).norm(dim=-1)
+        *_, residual, weight = reproject(problem, far, n)
         seen = weight > 0.2
-        shifts.append((shift * seen).amax(dim=1)[seen.any(dim=1)])
-    shifts = torch.cat(shifts)
-    return float(shifts.median()) if len(shifts) else 0.0
+        left.append((residual.norm(dim=-1) * seen).amax(dim=1)[seen.any(dim=1)])
+    left = torch.cat(left)
+    return far, float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
 
 
 def motionless(shot: Shot, predicted: Intrinsics, given: bool, fix: bool, warning: str) -> Solution:
