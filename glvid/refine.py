@@ -29,7 +29,10 @@ from glvid.types import Intrinsics, Pairs, Shot, Solution
 from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
-AWAY = 1.6  # log units: so far from the network's depth (5 times) it is the object or the flow that is wrong
+NEARER, FARTHER = (
+    2.5,
+    0.8,
+)  # log units from the network's depth at which a discovery is half believed; see `far_fetched`
 WORSE = 0.03  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
@@ -193,6 +196,17 @@ def doubt(errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "
     return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
 
 
+def far_fetched(ratio: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """How unbelievable a depth is, by its log ratio to the network's.
+
+    Much nearer than the network says is a discovery, usually: a pole, a twig. Much farther is not: what moves along
+    with the camera hardly moves in the image, and so looks like a distant, resting thing.
+    """
+    return torch.where(
+        ratio < 0, torch.sigmoid((-ratio - NEARER) / (0.1 * NEARER)), torch.sigmoid((ratio - FARTHER) / (0.1 * FARTHER))
+    )
+
+
 def moving_probability(
     doubtful: Float[Tensor, "1 h w"],
     image: Float[Tensor, "3 h w"],
@@ -247,9 +261,8 @@ def triangulate_shot(
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
             found, information, errors = triangulate(start, views, camera)
             ratio = (found / start).log()
-            away = torch.sigmoid((ratio.abs() - AWAY) / (0.1 * AWAY))
-            doubtful = torch.maximum(doubt(errors, views, image), away)
-            bounded = start * ratio.clamp(-AWAY, AWAY).exp()
+            doubtful = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
+            bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
             moving = moving_probability(doubtful, image, (start, bounded), views, camera)
             if shot.ignored is not None:
                 asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
@@ -287,6 +300,26 @@ def full_depth(
     low = 1 / resize(1 / sharp, (dense.depth.shape[2], dense.depth.shape[1]))
     ratio = (torch.from_numpy(dense.depth[n])[None, None] / low).log()
     return (guided_upsample(sharp.log(), guide, radius=1) + guided_upsample(ratio, guide)).exp()
+
+
+TIE = 0.005  # dissimilarity by which rigid flow may be the worse one: where nothing is textured it is the better guess
+
+
+def adaptive_flow(
+    seen: Float[Tensor, "B 2 H W"],
+    rigid: Float[Tensor, "B 2 H W"],
+    here: Float[Tensor, "B 3 H W"],
+    there: Float[Tensor, "B 3 H W"],
+    moving: Float[Tensor, "B 1 H W"],
+) -> Float[Tensor, "B 2 H W"]:
+    """Of two flows here -> there, per pixel the one that explains the colours better (GLNet's adaptive minimum).
+
+    `rigid` follows from refined depth and camera; where things move on their own, `seen` stays. Colours are compared
+    over 9x9 px, since one pixel alone matches by chance.
+    """
+    unlike = [F.avg_pool2d(dissimilarity(here, warp(there, flow)[0]), 9, 1, 4) for flow in (seen, rigid)]
+    share = torch.sigmoid((unlike[0] - unlike[1] + TIE) / TIE) * (1 - moving)
+    return share * rigid + (1 - share) * seen
 
 
 # ---------------------------------------------------------------- first order, the whole objective

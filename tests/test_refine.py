@@ -166,6 +166,25 @@ def test_progress_counts_what_was_announced(room):
         assert sum(done) == R.work([(0, len(shot))], mode, steps)
 
 
+def test_adaptive_flow_takes_the_better_one():
+    """Left, depth and camera are right; right, flow is; in between a square that moves on its own keeps its flow."""
+    truth = scene(900001, "handheld", frames=2, size=(192, 128))
+    here, there = truth.images[:1], truth.images[1:]
+    true = truth.flow[:1].nan_to_num(0)
+    wrong = true + torch.tensor([3.0, -2.0])[:, None, None]
+    left = (torch.arange(192) < 96).expand(1, 1, 128, 192)
+    rigid, seen = torch.where(left, true, wrong), torch.where(left, wrong, true)
+    moving = torch.zeros(1, 1, 128, 192)
+    moving[..., 48:80, 32:64] = 1
+    found = R.adaptive_flow(seen, rigid, here, there, moving)
+    off = (found - true).norm(dim=1, keepdim=True)
+    assert torch.equal(found[:, :, 48:80, 32:64], seen[:, :, 48:80, 32:64])
+    visible = (truth.visible[:1] > 0.5) & (moving == 0)
+    for side in (left, ~left):
+        inner = visible & side & ~((torch.arange(192) - 96).abs() < 8)
+        assert off[inner].mean() < 0.5 * float(torch.tensor([3.0, 2.0]).norm())
+
+
 def test_moving_object_is_found():
     truth = scene(900002, "handheld", frames=10, size=(320, 192))
     assert truth.moving.any()

@@ -12,6 +12,7 @@ import torch
 from glvid import __version__, formats, refine, results
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
+from glvid.geometry import inverse, rigid_flow
 from glvid.infer.decode import stored_frames
 from glvid.infer.job import Decoded, Job, Solved, fixed, identity
 from glvid.predict import (
@@ -43,8 +44,10 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     for s in solved:
         for n in range(*s.bounds):
             after = next(images, None)
-            flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
             depth, moving = stored_maps(s, decoded, n, here)
+            flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
+            if flow is not None and o.refine != "none":
+                flow = refined_flow(s, n, flow, (here, after), depth, moving)
             results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
             here = after
             job.report.advance(1)
@@ -95,6 +98,19 @@ def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:
         return dis_flow(here[None], after[None])[0].numpy()
     small = [cv2.resize(x, working_size(job.size), interpolation=cv2.INTER_AREA)[None] for x in (here, after)]
     return resize_flow(job.networks.flow(*small), job.size)[0].numpy()
+
+
+def refined_flow(
+    s: Solved, n: int, flow: np.ndarray, images: tuple[np.ndarray, np.ndarray], depth: np.ndarray, moving: np.ndarray
+) -> np.ndarray:
+    """Flow (2, H, W) of frame n to the next, improved by what refined depth and camera say."""
+    here, there = (as_tensor(image[None]) for image in images)
+    camera = s.solution.intrinsics.resized((here.shape[3], here.shape[2]))
+    k = n - s.bounds[0]
+    next_T_this = inverse(s.solution.world_T_cam[k + 1]) @ s.solution.world_T_cam[k]
+    depth, moving = torch.from_numpy(depth)[None, None], torch.from_numpy(moving)[None, None]
+    rigid, _ = rigid_flow(depth, camera, next_T_this[None].float())
+    return refine.adaptive_flow(torch.from_numpy(flow)[None], rigid, here, there, moving)[0].numpy()
 
 
 def frame_rate(times: list[float]) -> float:
