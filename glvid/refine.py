@@ -33,7 +33,7 @@ NEARER, FARTHER = (
     2.5,
     0.8,
 )  # log units from the network's depth at which a discovery is half believed; see `far_fetched`
-WORSE = 0.03  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
+WORSE = 0.02  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
 
@@ -186,13 +186,19 @@ def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Floa
     return weight * x + (1 - weight) * below
 
 
-def doubt(errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
+WRONG, MOVES = (0.9, 0.09), (0.2, 0.08)  # errors (px, and share of the flow) at which `doubt` is a half
+
+
+def doubt(
+    errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "3 h w"], bound: tuple[float, float]
+) -> Float[Tensor, "1 h w"]:
     """Probability that no depth explains a pixel's flow: it moves on its own, or its flow is wrong.
 
-    Smoothed along edges.
+    Two bounds, since two questions are asked: is this depth so `WRONG` that it must not count; and might this `MOVES`,
+    if its colours say so too. Smoothed along edges.
     """
-    excess = median_seen(errors / (0.6 + 0.06 * length(views.flow)), views.visible)
-    p = torch.sigmoid(3 * (excess - 1.5)) * views.visible.amax(0)
+    excess = median_seen(errors / (bound[0] + bound[1] * length(views.flow)), views.visible)
+    p = torch.sigmoid(4 * (excess - 1)) * views.visible.amax(0)
     return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
 
 
@@ -219,14 +225,13 @@ def moving_probability(
     The second condition keeps wrong flow (repeated texture, fast motion) from being taken for motion: there the rigid
     scene, with any of `depths`, explains the colours as well. Smoothed along image edges.
     """
-    near = slice(0, 4)  # the nearest frames: far ones look different anyway
-    same = image[None].expand_as(views.images[near])
-    flowed = dissimilarity(same, warp(views.images[near], views.flow[near])[0])
+    same = image[None].expand_as(views.images)
+    flowed = dissimilarity(same, warp(views.images, views.flow)[0])
     rigid = []
     for depth in depths:
-        flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here[near])
-        rigid.append(dissimilarity(same, warp(views.images[near], flow)[0]))
-    worse = median_seen(torch.stack(rigid).amin(0) - flowed, views.visible[near])
+        flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here)
+        rigid.append(dissimilarity(same, warp(views.images, flow)[0]))
+    worse = median_seen(torch.stack(rigid).amin(0) - flowed, views.visible)
     worse = F.avg_pool2d(worse[None], 7, 1, 3, count_include_pad=False)[0]  # objects are larger than pixels
     p = doubtful * torch.sigmoid((worse - WORSE) / (0.25 * WORSE))
     return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
@@ -261,13 +266,15 @@ def triangulate_shot(
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
             found, information, errors = triangulate(start, views, camera)
             ratio = (found / start).log()
-            doubtful = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
+            wrong, moves = (
+                torch.maximum(doubt(errors, views, image, bound), far_fetched(ratio)) for bound in (WRONG, MOVES)
+            )
             bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
-            moving = moving_probability(doubtful, image, (start, bounded), views, camera)
+            moving = moving_probability(moves, image, (start, bounded), views, camera)
             if shot.ignored is not None:
                 asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
                 moving = torch.maximum(moving, resize(asked[None, None], size)[0])
-            sure = information / (information + 20) * (1 - torch.maximum(moving, doubtful)) ** 2
+            sure = information / (information + 20) * (1 - torch.maximum(moving, wrong)) ** 2
             depth = start * push_pull(ratio, sure).exp()
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
         advance(1)

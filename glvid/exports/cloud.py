@@ -27,6 +27,7 @@ VIEWS = 60  # fused at most, spread evenly over the shot
 SAMPLES = 100_000  # pixels taken of a view, about, on a regular grid
 REACH = 2  # views before and after, of those fused, that a point is checked against
 TOLERANCE = 0.05  # relative depth difference up to which two views see the same surface
+STATIC = 0.3  # probability of moving below which a pixel counts as static: a missing point is better than a ghost
 FAR = 10.0  # median depths; what lies beyond (sky, horizon) has no parallax to speak of
 BEND = 0.04  # relative second difference of inverse depth: 0 on any plane, large on a depth edge
 GRAZING = 0.05  # cosine between ray and normal, below which a pixel hangs between two surfaces
@@ -114,7 +115,7 @@ def views(run: RunFolder, rows: Int[np.ndarray, " K"], limit: float, stride: int
         inverse = 1 / run.depth(row)[grid]
         good = ~on_edge(inverse, camera) & (inverse * limit > 1)
         if row.mask:
-            good &= run.mask(row)[grid] < 0.5
+            good &= run.mask(row)[grid] < STATIC
         image = run.image(row)[grid] if row.image else np.full((*inverse.shape, 3), 128, np.uint8)
         yield View(np.where(good, inverse, np.float32(np.nan)), image, poses[k], camera)
 
