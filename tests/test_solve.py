@@ -68,6 +68,30 @@ def test_gradient_is_the_derivative_of_the_cost():
     assert torch.allclose(g_rho, log_rho.grad, rtol=1e-4, atol=1e-3)
 
 
+def test_a_smooth_path_costs_less_than_a_jerking_one():
+    p, state = problem()
+    still = torch.eye(4, dtype=torch.float64).repeat(12, 1, 1)
+    steady, jerking, worse = still.clone(), still.clone(), still.clone()
+    for k, path in enumerate((steady, jerking, worse)):
+        path[:, 0, 3] = torch.arange(12) + 0.4 * k * (torch.arange(12) % 2)
+    costs = [bundle.jolt_cost(p, replace(state, cam_T_world=path)) for path in (still, steady, jerking, worse)]
+    assert costs[0] == 0 and costs[1] < 1e-12 < costs[2] < costs[3]
+    jerking[:, 0, 3] *= 7
+    assert bundle.jolt_cost(p, replace(state, cam_T_world=jerking)) == pytest.approx(costs[2])  # whatever the unit
+
+
+def test_the_smoother_of_two_paths_is_chosen(monkeypatch):
+    """Ends that fit the matches alike: the one that jerks loses, whichever start it comes from."""
+    p, state = problem()
+    jerking = state.cam_T_world.clone()
+    jerking[::2, 0, 3] += 0.3
+    ends = [(replace(state, cam_T_world=jerking), 99.0), (state, 100.0)]
+    for order in (ends, ends[::-1]):
+        left = list(order)
+        monkeypatch.setattr(whole, "adjust", lambda *_, left=left: left.pop(0))
+        assert whole.settle(p, None)[0] is state
+
+
 def test_block_solver_equals_dense_solver():
     p, state = problem(noise=0.5)
     system, _ = bundle.reduce(p, state, 2.0, 1e-3, freeze_points=False)

@@ -17,6 +17,7 @@ from glvid.solve.matches import CHUNK, Tracks
 from glvid.types import Intrinsics
 
 LOG_F = (-1.6, 1.4)  # focal of 0.2 to 4 long sides: 136 to 14 degrees
+SPEED_SIGMA = 0.2  # of the mean speed, by which velocity usually changes from frame to frame
 CORRELATED = 8.0  # flow errors of neighbouring points agree: the curvature's sigma is too small by about this factor
 
 
@@ -84,6 +85,16 @@ def depth_prior(problem: Problem, state: State, n: Tensor):
     s = problem.sigma_depth
     w = (problem.sigma_px / s) ** 2 / (1 + (e / s) ** 2) if np.isfinite(s) else torch.zeros_like(e)
     return e, w
+
+
+def jolt_cost(problem: Problem, state: State) -> float:
+    """Cost of changes of velocity, in px^2 beside the robust costs of reprojection: cameras have mass.
+
+    Counted in units of the mean speed, so the unit of length does not matter.
+    """
+    velocity = inverse(state.cam_T_world)[:, :3, 3].diff(dim=0)
+    jolt = velocity.diff(dim=0) / velocity.norm(dim=1).mean().clamp_min(1e-9) / SPEED_SIGMA
+    return (CORRELATED * problem.sigma_px) ** 2 * float(robust(jolt, 1 / SPEED_SIGMA)[0].sum())
 
 
 def cost_of(problem: Problem, state: State, kernel: float) -> float:

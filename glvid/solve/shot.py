@@ -8,12 +8,13 @@ import torch
 
 from glvid.geometry import inverse
 from glvid.predict import FlowOf
-from glvid.solve.bundle import CORRELATED, Problem, State, adjust, camera_of, reduce, reproject
+from glvid.solve.bundle import CORRELATED, Problem, State, adjust, camera_of, jolt_cost, reduce, reproject
 from glvid.solve.matches import CHUNK, tracks
-from glvid.solve.starts import portion, start
+from glvid.solve.starts import portion, resting, start
 from glvid.types import Intrinsics, Shot, Solution
 
 ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
+WIDE = ((8.0, 8), *ANNEAL)  # from a resting camera
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
 SEARCH = 100  # frames of a shot the starts are compared on
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
@@ -21,6 +22,7 @@ PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be 
 GIVEN_SIGMA = 0.05  # and a user's
 PARALLAX = 2.0  # px per 640 px of width: 13 real clips leave 0.7 to 1.7 where the camera only turns or rests, else 4 up
 INFINITY = -12.0  # log inverse depth of points so far that translation does not move them
+UNLIKELY = 2.0  # sigmas of the prior: farther off, a focal length that the clip does not determine is not believed
 SLOW = ((1.5, 16), (4.0, 8))  # px per 640 px that half of all points move at most between neighbours; frames apart then
 STILL = 0.3  # px: where half of all points move less, over all baselines, the camera rests and what moves is objects
 
@@ -52,16 +54,19 @@ def solve(
         return replace(motionless(shot, predicted, given, fix, still), resting=True)
     problem = Problem(matched, predicted, sigma_focal=GIVEN_SIGMA if given else PREDICTED_SIGMA)
     if fix:
-        state, cost = adjust(problem, start(problem), ANNEAL, 2, None)
+        state, cost = settle(problem, None)
         return solution(shot, problem, state, cost, (True, 0.0), "given")
     problem, state, cost, agree = best_start(problem, only=given)
-    if not agree:  # the cost has many minima, as in dense traffic: the lowest says nothing
-        problem = replace(problem, base=predicted, focal_start=0.0)
-        state, cost = adjust(problem, start(problem), ANNEAL, 2, None)
-        return solution(shot, problem, state, cost, (False, problem.sigma_focal), "predicted")
     camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, 0.7, 0.0, False)
-    sigma = CORRELATED * problem.sigma_px / np.sqrt(max(camera.focal_information(), 1e-9))
-    observable = bool(sigma < OBSERVABLE)
+    noise = 2 * CORRELATED * np.sqrt(2 * cost / max(float(matched.weight.sum()), 1e-9))  # px that matches are off by
+    sigma = noise / np.sqrt(max(camera.focal_information(), 1e-9))
+    observable = bool(sigma < OBSERVABLE and agree)
+    off = abs(float(state.log_f) - problem.focal_start) / problem.sigma_focal
+    if not observable and not given and (not agree or off > UNLIKELY):
+        # The cost has many minima, or one where no camera is, as in dense traffic: it says nothing.
+        problem = replace(problem, base=predicted, focal_start=0.0)
+        state, cost = settle(problem, None)
+        return solution(shot, problem, state, cost, (False, problem.sigma_focal), "predicted")
     source = "given" if given else "solved" if observable else "predicted"
     return solution(shot, problem, state, cost, (observable, min(sigma, problem.sigma_focal)), source)
 
@@ -76,8 +81,19 @@ def baselines(shot: Shot, flow: FlowOf, full: bool) -> tuple[int, ...]:
     return tuple(k for k in offsets if k < len(shot))
 
 
+def settle(problem: Problem, focal_from: int | None, both: bool = True) -> tuple[State, float]:
+    """Bundle adjustment from chained two-view poses and, if `both`, from a resting camera too; the cheaper end.
+
+    Jolts count in this choice: in dense traffic, matches are fitted as well by a path that jerks to and fro.
+    """
+    ends = [adjust(problem, start(problem), ANNEAL, 2, focal_from)]
+    if both:
+        ends.append(adjust(problem, resting(problem), WIDE, 3, focal_from))
+    return min(ends, key=lambda end: end[1] + jolt_cost(problem, end[0]))
+
+
 def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
-    """The cheapest of several focal starts, and whether the second cheapest ends in the same place: as cheap (2 %),
+    """The cheapest of several focal starts, and whether the second cheapest ends in the same place: as cheap (10 %),
     with the same focal length (10 %).
 
     only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
@@ -93,11 +109,11 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, boo
         trial = replace(
             problem, tracks=short, base=replace(base, focal=base.focal * scale), focal_start=-float(np.log(scale))
         )
-        found.append((*adjust(trial, start(trial), ANNEAL, 2, 4)[::-1], trial))
+        found.append((*settle(trial, 4, both=scale == 1.0)[::-1], trial))
     found.sort(key=lambda f: f[0])
     cost, state, trial = found[0]
     best = [(c, float(s.log_f + t.base.focal[0].double().log())) for c, s, t in found[:2]]
-    agree = best[-1][0] < 1.02 * cost and abs(best[-1][1] - best[0][1]) < 0.1
+    agree = best[-1][0] < 1.1 * cost and abs(best[-1][1] - best[0][1]) < 0.1
     if n > SEARCH:
         trial = replace(
             trial,

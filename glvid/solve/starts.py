@@ -60,6 +60,12 @@ def start(problem: Problem) -> State:
     return State(poses, -problem.tracks.depth.log(), torch.zeros((), dtype=torch.float64))
 
 
+def resting(problem: Problem) -> State:
+    """State of a camera that rests, at the base focal length, with the network's depth."""
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(problem.tracks.xy), 1, 1)
+    return State(poses, -problem.tracks.depth.log(), torch.zeros((), dtype=torch.float64))
+
+
 def portion(tracks: Tracks, first: int, last: int) -> Tracks:
     """Tracks of frames first..last-1 alone."""
     part = Tracks(tracks.offsets, *(getattr(tracks, k)[first:last] for k in ("xy", "target", "weight", "depth")))
