@@ -526,7 +526,7 @@ def refine(
     """Refine a shot as planned.
 
     Where there is no parallax, or what is seen contradicts every rigid scene, nothing can be learned: depth stays as it
-    is, with a warning. (KITTI drive 0052, dense traffic: refined all the same, Abs Rel rose from 0.26 to 0.27 and more.)
+    is, with a warning. (KITTI drive 0052, dense traffic, refined all the same: Abs Rel rose from 0.26 to 0.27 or more.)
     """
     if plan.mode == "none":  # far pairs fix scale drift and flicker, but only near ones are needed to see what moves
         near = triangulate_shot(shot, solution, flow, (1, 2), advance, plan.store)

@@ -28,8 +28,8 @@ def test_default_weights_load_and_answer(kind):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_has_a_card_with_licence_and_checksum_of_its_data(name):
-    card = (weights.folder() / f"{name}.md").read_text()
-    for word in ("## Licence", "## Trained on", "## Measured", "Apache-2.0"):
+    card, entry = (weights.folder() / f"{name}.md").read_text(), weights.index()[name]
+    for word in ("## Licence", "## Trained on", "## Measured", entry["licence"], entry["sha256"]):
         assert word in card, word
 
 
