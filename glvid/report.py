@@ -62,7 +62,7 @@ def refined(run: dict[str, Any]) -> str:
     """Mode of the refinement and what became of its objective."""
     refine = run["refine"]
     if refine.get("loss_first") is None:
-        return f"{refine['mode']}: skipped"
+        return f"{refine['mode']}: depth steadied over time, no more"
     return f"{refine['mode']}: loss {refine['loss_first']:.4g} -> {refine['loss_last']:.4g} (-{100 * gain(run):.0f} %)"
 
 
