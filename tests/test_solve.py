@@ -189,6 +189,7 @@ def test_turning_alone_is_told_from_moving(truth):
     shot = shot_of(images[..., 16:176, 32:288])
     solution = whole.solve(shot, dis_flow, crop.resized(shot.size), given=True, fix=True)
     assert solution.parallax < whole.PARALLAX and not solution.world_T_cam[:, :3, 3].any() and solution.warnings
+    assert torch.equal(solution.world_T_cam[0], torch.eye(4, dtype=torch.float64))
     turned = here_T_first[:, :3, :3].double() @ solution.world_T_cam[:, :3, :3]
     assert so3_log(turned).norm(dim=1).max() < 0.1 * 0.11
     walked = shot_of(truth.images)

@@ -134,13 +134,13 @@ def solution(
     unit = log_scale.median()
     world_T_cam = inverse(state.cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
-    world_T_cam[0] = torch.eye(4)  # but for rounding it is
     turned, parallax = turning_alone(problem, state)
     warnings = []
     if parallax < PARALLAX:
         warnings.append("the camera turns but hardly changes place: depth comes from the network alone")
         world_T_cam = inverse(turned.cam_T_world).clone()
         world_T_cam[:, :3, 3] = 0
+    world_T_cam[0] = torch.eye(4)  # but for rounding it is
     if source == "predicted":
         warnings.append(
             f"this clip does not determine the focal length (sigma {100 * focal[1]:.0f} %), it leans on the network's"
