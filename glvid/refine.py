@@ -31,8 +31,7 @@ from glvid.warp import guided_upsample, length, resize, resize_flow, visibility,
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
 NEARER, FARTHER = 2.5, 1.6  # log units from the network's depth at which a find is half believed; see `far_fetched`
-USUAL_COST = 0.15  # px^2, of `Solution.cost`: 12 real clips that one rigid scene explains cost 0.03 to 0.14
-CONTRADICTED = 0.25  # px^2: beyond, no rigid scene explains the shot
+CONTRADICTED = 0.25  # px^2, of `Solution.cost`: 12 real clips that one rigid scene explains cost 0.03 to 0.14
 WORSE = 0.02  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
@@ -252,21 +251,19 @@ def triangulate_shot(
 ) -> Dense:
     """Every frame's depth, certainty and moving probability, frame by frame.
 
-    Where the camera rests, depth stays the network's and all that flow shows moves on its own. Where matches hardly fit
-    one rigid scene (dense traffic, crowds), the camera itself is in doubt, and matches count much less.
+    Where the camera rests, depth stays the network's and all that flow shows moves on its own.
     """
     size = dense_size(shot.size)
     camera = solution.intrinsics.resized(size)
     shape = (len(shot), size[1], size[0])
     dense, kept = Dense(*(store(shape) for _ in range(3))), {}
-    noise = 0.4 * max(1.0, solution.cost / USUAL_COST) ** 2
     for n in range(len(shot)):
         start = dense_prior(shot, solution, n)
         views = views_of(shot, solution, flow, n, offsets, kept)
         depth, sure, moving = start, torch.zeros_like(start), torch.zeros_like(start)
         if views is not None and (solution.parallax > 0 or solution.resting):
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
-            found, information, errors = triangulate(start, views, camera, noise)
+            found, information, errors = triangulate(start, views, camera)
             ratio = (found / start).log()
             wrong, moves = (
                 torch.maximum(doubt(errors, views, image, bound), far_fetched(ratio)) for bound in (WRONG, MOVES)
