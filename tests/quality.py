@@ -20,8 +20,10 @@ import torch
 from run_folder import check
 
 from glvid import results
-from glvid.geometry import umeyama
+from glvid.geometry import inverse, rigid_flow, umeyama
 from glvid.synthetic import EVALUATION, SKY, scene
+from glvid.types import Intrinsics
+from glvid.warp import warp
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -117,6 +119,19 @@ def scene_scores(run: results.RunFolder, truth: dict) -> dict[str, float]:
     }
 
 
+def flow_error(run: results.RunFolder, truth: dict) -> float:
+    """Mean end-point error (px) of the stored flow of what rests and stays in the picture."""
+    size, errors = (truth["depth"].shape[3], truth["depth"].shape[2]), []
+    K = Intrinsics(truth["focal"], torch.tensor(size) / 2, size)
+    poses = truth["world_T_cam"].double()
+    for n, row in enumerate(run.rows[:-1]):
+        next_T_this = (inverse(poses[n + 1]) @ poses[n])[None].float()
+        true, z = rigid_flow(truth["depth"][n : n + 1], K, next_T_this)
+        rests = (truth["moving"][n : n + 1] < 0.5) & (z > 0.1) & (warp(true, true)[1] > 0)
+        errors.append(float((torch.from_numpy(run.flow(row))[None] - true).norm(dim=1, keepdim=True)[rests].mean()))
+    return float(np.mean(errors))
+
+
 def scenes(names: list[str]) -> None:
     for kind, seed in EVALUATION:
         if names and str(seed) not in names:
@@ -126,7 +141,8 @@ def scenes(names: list[str]) -> None:
             folder = RUNS / f"{source.name}_{mode}"
             code, seconds = infer(source, folder, "--refine", mode)
             check(folder)
-            scores = scene_scores(results.open_run(folder), truth)
+            run = results.open_run(folder)
+            scores = scene_scores(run, truth) | {"flow_error_px": flow_error(run, truth)}
             say(scene=source.name, refine=mode, code=code, seconds=seconds, **scores)
 
 

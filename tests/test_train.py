@@ -221,7 +221,7 @@ def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
     """`lesson_tables` keeps clips whose depth flow determines, and says what became of all."""
     sure = np.stack([slanted_pair(k) for k in range(2)])
     unsure = sure.copy()
-    unsure["sure"] = 25
+    unsure["sure"] = round(255 * train.GUESS)
     names = [f"clip{k}" for k in range(12)]
     monkeypatch.setattr(train, "real_clips", lambda options: names)
     monkeypatch.setattr(
