@@ -93,7 +93,7 @@ def settle(problem: Problem, focal_from: int | None, both: bool = True) -> tuple
 
 
 def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
-    """The cheapest of several focal starts, and whether the second cheapest ends in the same place: as cheap (10 %),
+    """The cheapest of several focal starts, and whether the second cheapest ends in the same place: nearly as cheap (25 %),
     with the same focal length (10 %).
 
     only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
@@ -113,7 +113,7 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, boo
     found.sort(key=lambda f: f[0])
     cost, state, trial = found[0]
     best = [(c, float(s.log_f + t.base.focal[0].double().log())) for c, s, t in found[:2]]
-    agree = best[-1][0] < 1.1 * cost and abs(best[-1][1] - best[0][1]) < 0.1
+    agree = best[-1][0] < 1.25 * cost and abs(best[-1][1] - best[0][1]) < 0.1
     if n > SEARCH:
         trial = replace(
             trial,
