@@ -93,7 +93,7 @@ def settle(problem: Problem, focal_from: int | None, both: bool = True) -> tuple
 
 
 def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
-    """The cheapest of several focal starts, and whether the second cheapest ends in the same place: nearly as cheap (25 %),
+    """The cheapest of several focal starts, and whether the second cheapest ends alike: nearly as cheap (25 %),
     with the same focal length (10 %).
 
     only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
