@@ -39,7 +39,7 @@ def solve(
     """Camera of a shot.
 
     predicted: the intrinsics to start from at working size, the network's or (`given`) the user's; with `fix` they
-    stay as they are. full: more baselines and more points. advance: called with the number of frame pairs matched.
+    stay as they are. full: more baselines and more points. advance: called with numbers that add up to the frames.
     Degenerate shots (one frame, a still image) keep `predicted` and say so in `warnings`.
     """
     if len(shot) < 2:
