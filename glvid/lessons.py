@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from glvid import video
 from glvid.data.clips import Footage
 from glvid.data.pool import row_type
+from glvid.dense import Dense, dense_prior, full_depth, triangulate_shot
 from glvid.geometry import inverse
 from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth
-from glvid.refine import Dense, dense_prior, full_depth, triangulate_shot
 from glvid.solve import PARALLAX, solve
 from glvid.types import Shot, Solution
 from glvid.warp import resize, visibility

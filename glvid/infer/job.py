@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from glvid import refine, results, weights
+from glvid.dense import Dense
 from glvid.errors import UsageError
 from glvid.predict import (
     FlowOf,
@@ -100,7 +101,7 @@ class Solved:
     bounds: tuple[int, int]
     shot: Shot
     solution: Solution
-    dense: refine.Dense
+    dense: Dense
     progress: refine.Progress
 
 

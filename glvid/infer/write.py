@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from glvid import __version__, formats, refine, results
+from glvid.dense import adaptive_flow, full_depth
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
 from glvid.geometry import inverse, rigid_flow
@@ -86,7 +87,7 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth (H, W) and moving probability (H, W) of frame n at stored size."""
     k, guide = n - s.bounds[0], as_tensor(image[None])
-    depth = refine.full_depth(s.shot, s.solution, s.dense, k, guide)
+    depth = full_depth(s.shot, s.solution, s.dense, k, guide)
     moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp(0, 1)
     asked = resize(torch.from_numpy(np.array(decoded.ignored[n])).float()[None, None], (image.shape[1], image.shape[0]))
     return depth[0, 0].numpy(), torch.maximum(moving, asked)[0, 0].numpy()
@@ -110,7 +111,7 @@ def refined_flow(
     next_T_this = inverse(s.solution.world_T_cam[k + 1]) @ s.solution.world_T_cam[k]
     depth, moving = torch.from_numpy(depth)[None, None], torch.from_numpy(moving)[None, None]
     rigid, _ = rigid_flow(depth, camera, next_T_this[None].float())
-    return refine.adaptive_flow(torch.from_numpy(flow)[None], rigid, here, there, moving)[0].numpy()
+    return adaptive_flow(torch.from_numpy(flow)[None], rigid, here, there, moving)[0].numpy()
 
 
 def frame_rate(times: list[float]) -> float:

@@ -1,0 +1,212 @@
+"""Pixel by pixel: exact where flow is exact, the network's where it is not, what moves and what is near are found."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from rendered_shot import change_of, rendered_shot
+
+from glvid import dense as D
+from glvid import refine as R
+from glvid.geometry import rigid_flow, se3_exp
+from glvid.networks import DepthNet
+from glvid.predict import dis_flow, working_size
+from glvid.synthetic import scene
+from glvid.types import Intrinsics, Shot, Solution
+from glvid.warp import resize, resize_flow
+
+SIZE = (96, 64)
+
+
+@pytest.fixture(scope="module")
+def room():
+    return rendered_shot()
+
+
+def camera() -> Intrinsics:
+    return Intrinsics.from_fov(60, SIZE)
+
+
+def test_triangulation_is_exact_for_exact_flow():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 96), indexing="ij")
+    depth = (3 + x + 0.5 * y)[None]
+    there_T_here = se3_exp(torch.tensor([[0.2, 0, 0, 0, 0.02, 0], [-0.1, 0.1, 0.1, 0.01, 0, 0]]))
+    flow = torch.cat([rigid_flow(depth[None], camera(), T[None])[0] for T in there_T_here])
+    views = D.Views(torch.ones(3, 64, 96), torch.zeros(2, 3, 64, 96), flow, torch.ones(2, 1, 64, 96), there_T_here)
+    found, information, errors = D.triangulate(torch.full_like(depth, 5.0), views, camera(), sigma_depth=100.0)
+    assert (found / depth - 1).abs().max() < 1e-3 and errors.max() < 1e-2 and (information > 0).all()
+
+
+def test_triangulation_keeps_the_start_where_nothing_is_seen():
+    views = D.Views(
+        torch.ones(3, 64, 96),
+        torch.zeros(1, 3, 64, 96),
+        torch.zeros(1, 2, 64, 96),
+        torch.zeros(1, 1, 64, 96),
+        torch.eye(4)[None],
+    )
+    start = torch.rand(1, 64, 96) + 1
+    found, information, _ = D.triangulate(start, views, camera())
+    assert torch.allclose(found, start) and information.max() == 0
+
+
+def test_push_pull_keeps_known_and_extends_it():
+    x = torch.full((1, 20, 30), 7.0)
+    x[:, :, 15:] = 3.0
+    weight = torch.zeros_like(x)
+    weight[:, :, :10] = 1
+    filled = D.push_pull(x, weight)
+    assert torch.allclose(filled[:, :, :10], x[:, :, :10]) and torch.allclose(
+        filled, torch.full_like(x, 7.0), atol=1e-4
+    )
+
+
+def passing(k: int, pole: bool) -> torch.Tensor:
+    """Grey noise at depth 10 and, if asked for, a pole of noise at depth 2, seen k steps further to the right."""
+    rng = np.random.default_rng(0)
+    wall, post = (torch.from_numpy(rng.uniform(0, 1, (64, 200)).astype(np.float32)) for _ in range(2))
+    wall, post = (F.avg_pool2d(x[None, None], 3, 1, 1)[0, 0] for x in (wall, post))
+    image = wall[:, 50 + 2 * k : 146 + 2 * k].clone()
+    if pole:
+        left = 50 - 10 * k
+        image[:, left : left + 8] = post[:, :8]
+    return image.expand(3, -1, -1)
+
+
+def test_a_pole_that_flow_misses_is_swept_up():
+    """Flow and network see the wall behind only; the cameras say where a near pole must be, and there it is."""
+    steps = (1, -1, 2, -2)
+    there_T_here = torch.eye(4).repeat(4, 1, 1)
+    there_T_here[:, 0, 3] = torch.tensor([-0.2 * k for k in steps])
+    camera = Intrinsics(torch.tensor([100.0, 100.0]), torch.tensor([48.0, 32.0]), (96, 64))
+    wall = torch.full((1, 64, 96), 10.0)
+    flow = torch.zeros(4, 2, 64, 96)
+    flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
+    at_pole = torch.zeros(64, 96, dtype=torch.bool)
+    at_pole[2:-2, 51:57] = True
+    for pole in (True, False):
+        image = passing(0, pole)
+        images = torch.stack([passing(k, pole) for k in steps])
+        views = D.Views(D.texture_of(image), images, flow, torch.ones(4, 1, 64, 96), there_T_here)
+        near, found = D.sweep(wall, wall, image, views, camera)
+        if pole:
+            assert found[0][at_pole].mean() > 0.8 and (near[0][at_pole] / 2).log().abs().median() < 0.05
+        assert found[0, :, :40].max() < 0.2 and (pole or found[:, 2:-2, 4:-4].max() < 0.2)
+
+
+def test_what_flow_explains_is_not_swept():
+    """A square that falls is no near thing: its flow explains it, and no line of the cameras does."""
+    steps = (1, -1, 2, -2)
+    there_T_here = torch.eye(4).repeat(4, 1, 1)
+    there_T_here[:, 0, 3] = torch.tensor([-0.2 * k for k in steps])
+    camera = Intrinsics(torch.tensor([100.0, 100.0]), torch.tensor([48.0, 32.0]), (96, 64))
+    square = F.avg_pool2d(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), 3, 1, 1)[0, 0]
+
+    def falling(k: int) -> torch.Tensor:
+        image = passing(k, False).clone()
+        image[:, 24 + 6 * k : 40 + 6 * k, 40:56] = square
+        return image
+
+    flow = torch.zeros(4, 2, 64, 96)
+    flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
+    flow[:, :, 24:40, 40:56] = torch.tensor([[0.0, 6 * k] for k in steps])[:, :, None, None]
+    views = D.Views(
+        D.texture_of(falling(0)), torch.stack([falling(k) for k in steps]), flow, torch.ones(4, 1, 64, 96), there_T_here
+    )
+    wall = torch.full((1, 64, 96), 10.0)
+    _, found = D.sweep(wall, wall, falling(0), views, camera)
+    assert found[0, 26:38, 42:54].max() < 0.1
+
+
+def test_steadied_depth_is_truer_than_that_of_single_frames(room):
+    """What a network says anew of every frame, at random, averages out; what all its frames say stays."""
+    truth, shot, solution = room
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.2, (6, 4, 6)).astype(np.float32).repeat(32, 1).repeat(32, 2)
+    assert noise.shape == shot.depth.shape
+    noisy = replace(shot, depth=shot.depth * np.exp(noise))
+    prior, before = (np.stack([D.dense_prior(s, solution, n)[0].numpy() for n in range(6)]) for s in (shot, noisy))
+    after = D.steadied(noisy, solution, dis_flow, D.in_memory)
+    inner = slice(2, 4)  # frames with two others on either side
+    assert change_of(after[inner], prior[inner]) < 0.7 * change_of(before[inner], prior[inner])
+    assert change_of(after[:1], before[:1]) < 1e-6  # the first has none before it
+    clean = D.steadied(shot, solution, dis_flow, D.in_memory)
+    assert change_of(clean, prior) < 0.02
+
+
+def test_what_passes_a_resting_camera_is_found(room):
+    """A textured square crosses a still picture; depth stays the network's."""
+    _, shot, solution = room
+    images = np.repeat(shot.images[:1], 6, 0)
+    passing = np.random.default_rng(0).integers(0, 255, (12, 14, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+    real = np.zeros(images.shape[:3], bool)
+    for k in range(6):
+        images[k, 40:88, 30 + 6 * k : 86 + 6 * k], real[k, 40:88, 30 + 6 * k : 86 + 6 * k] = passing, True
+    eye = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
+    still = replace(solution, world_T_cam=eye, parallax=0.0, observable=False, resting=True)
+    watched = replace(shot, images=images)
+    _, dense, _, _ = R.refine(watched, still, dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)
+    there = resize(torch.from_numpy(real).float()[:, None], D.dense_size(shot.size))[:, 0].numpy() > 0.5
+    found = dense.moving > 0.5
+    assert (found & there).sum() > 0.6 * (found | there).sum()
+    kept = np.stack([D.dense_prior(watched, still, n)[0].numpy() for n in range(6)])
+    assert np.array_equal(dense.depth, kept)
+    lost = R.refine(watched, replace(still, resting=False), dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)[1]
+    assert lost.moving.max() == 0  # an unknown camera says nothing about what moves
+
+
+def test_every_pair_of_frames_is_matched_once(room):
+    _, shot, solution = room
+    asked = []
+
+    def flow(a, b):
+        asked.extend((x.tobytes(), y.tobytes()) for x, y in zip(a, b, strict=True))
+        return dis_flow(a, b)
+
+    D.triangulate_shot(shot, solution, flow, (1, 2), lambda n: None)
+    assert len(asked) == len(set(asked)) == 2 * (5 + 4)
+    kept: D.Kept = {}
+    for n in range(6):
+        others = [n + k for k in (1, -1, 2, -2) if 0 <= n + k < 6]
+        go, back = D.both_ways(shot, dis_flow, n, others, kept)
+        here, there = np.repeat(shot.images[n : n + 1], len(others), 0), shot.images[others]
+        assert torch.equal(go, resize_flow(dis_flow(here, there), D.dense_size(shot.size)))
+        assert torch.equal(back, resize_flow(dis_flow(there, here), D.dense_size(shot.size)))
+    assert not kept
+
+
+def test_adaptive_flow_takes_the_better_one():
+    """Left, depth and camera are right; right, flow is; in between a square that moves on its own keeps its flow."""
+    truth = scene(900001, "handheld", frames=2, size=(192, 128))
+    here, there = truth.images[:1], truth.images[1:]
+    true = truth.flow[:1].nan_to_num(0)
+    wrong = true + torch.tensor([3.0, -2.0])[:, None, None]
+    left = (torch.arange(192) < 96).expand(1, 1, 128, 192)
+    rigid, seen = torch.where(left, true, wrong), torch.where(left, wrong, true)
+    moving = torch.zeros(1, 1, 128, 192)
+    moving[..., 48:80, 32:64] = 1
+    found = D.adaptive_flow(seen, rigid, here, there, moving)
+    off = (found - true).norm(dim=1, keepdim=True)
+    assert torch.equal(found[:, :, 48:80, 32:64], seen[:, :, 48:80, 32:64])
+    visible = (truth.visible[:1] > 0.5) & (moving == 0)
+    for side in (left, ~left):
+        inner = visible & side & ~((torch.arange(192) - 96).abs() < 8)
+        assert off[inner].mean() < 0.5 * float(torch.tensor([3.0, 2.0]).norm())
+
+
+def test_moving_object_is_found():
+    truth = scene(900002, "handheld", frames=10, size=(320, 192))
+    assert truth.moving.any()
+    size = working_size((320, 192))
+    images = (resize(truth.images, size).permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    shot = Shot(np.arange(10) / 30, images, resize(truth.depth, size)[:, 0].numpy())
+    solution = Solution(
+        truth.intrinsics.resized(size), 0.0, True, "given", truth.world_T_cam.double(),
+        torch.ones(10, dtype=torch.float64), 20.0, 0.0,
+    )  # fmt: skip
+    dense = D.triangulate_shot(shot, solution, dis_flow, (1, 2, 4), lambda n: None)
+    real = resize(truth.moving, D.dense_size(size))[:, 0].numpy() > 0.5
+    assert dense.moving[real].mean() > 3 * dense.moving[~real].mean()
+    assert dense.moving[~real].mean() < 0.1
