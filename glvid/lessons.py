@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from glvid import video
-from glvid.data.clips import Footage
+from glvid.data.frames import LEFT_OUT, Footage
 from glvid.data.pool import row_type
 from glvid.dense import Dense, dense_prior, full_depth, triangulate_shot
 from glvid.geometry import inverse
@@ -25,7 +24,6 @@ from glvid.warp import resize, visibility
 
 LENGTH = 48  # frames solved together
 SEGMENTS = 2  # at most, of one clip, spread over it
-RATE = 15.0  # frames a second that are looked at: more often things hardly move
 APART = (1, 2, 4)  # frames between the two of a row
 COST = 0.4  # px^2: robust reprojection cost above which a solution is not believed
 BELIEVED = 0.7  # log units: what differs more from the network's depth (2 times) more often moves than is a discovery
@@ -41,11 +39,9 @@ class Solved:
     dense: Dense
 
 
-def segments(images: np.ndarray, stride: int) -> list[np.ndarray]:
-    """Numbers of the frames of up to SEGMENTS stretches without a cut, `stride` apart, at most LENGTH frames each."""
-    numbers = np.arange(0, len(images), stride)
-    score = [video.cut_score(images[a], images[b]) for a, b in zip(numbers[:-1], numbers[1:], strict=True)]
-    shots = np.split(numbers, np.flatnonzero(np.array(score) > video.CUT) + 1)
+def segments(shot: Int[np.ndarray, " N"]) -> list[np.ndarray]:
+    """Numbers of the frames of up to SEGMENTS stretches without a cut, at most LENGTH frames each."""
+    shots = [np.flatnonzero(shot == k) for k in np.unique(shot) if k != LEFT_OUT]
     parts = [part for shot in shots for part in np.array_split(shot, -(-len(shot) // LENGTH)) if len(part) >= 8]
     chosen = np.linspace(0, len(parts) - 1, min(SEGMENTS, len(parts))).round().astype(int)
     return [parts[k] for k in np.unique(chosen)]
@@ -53,7 +49,7 @@ def segments(images: np.ndarray, stride: int) -> list[np.ndarray]:
 
 def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shape: tuple[int, int]) -> Solved | str:
     """Camera and dense depth of frames (N, H, W, 3) uint8 of a clip of `shape`, or why they are not to be trusted."""
-    shot = Shot(np.arange(len(images)) / RATE, images, predict_depth(depth_net, images))
+    shot = Shot(np.arange(len(images)) / 15.0, images, predict_depth(depth_net, images))
     start = predict_camera(camera_net, images[:-1:3], images[1::3], shape)
     solution = solve(shot, fine_dis_flow, start)
     if solution.parallax < PARALLAX:
@@ -98,7 +94,7 @@ def taught(clip: Footage, cache: Path, depth_net: nn.Module, camera_net: nn.Modu
     if not told.exists():
         cache.mkdir(parents=True, exist_ok=True)
         found, said = [np.zeros(0, row_type((clip.images.shape[2], clip.images.shape[1])))], []
-        for numbers in segments(clip.images, max(1, round(clip.fps / RATE))):
+        for numbers in segments(clip.shot):
             part = solved(np.ascontiguousarray(clip.images[numbers]), depth_net, camera_net, clip.shape)
             where = f"{clip.name} {numbers[0]}..{numbers[-1]}"
             if isinstance(part, str):

@@ -7,7 +7,7 @@ objective, with rendered truth replayed so that nothing is forgotten.
     python -m glvid.train --stage joint --out runs/joint --init runs/depth/weights --data CLIPS --exclude @patterns.txt
 
 The output folder: `log.jsonl` (one object per step), `checkpoints/last.pt` (resume), `weights/<kind>-small.safetensors`
-(running mean of the parameters), `pool/` (rendered pairs), `clips/` (decoded frames), `lessons/` (solved ones) and
+(running mean of the parameters), `pool/` (rendered pairs), `frames/` (decoded), `lessons/` (solved ones) and
 `clips.txt` (what was learned from). Nothing is written elsewhere.
 """
 
@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glvid import weights
-from glvid.data.clips import Footage, find, footage, read_patterns, windows
+from glvid.data import frames
+from glvid.data.frames import Footage
 from glvid.data.pool import Batch, Pool, draw, drawn, fill, filling
 from glvid.errors import GlvidError, UsageError
 from glvid.geometry import rigid_flow
@@ -355,8 +356,8 @@ def source(options: Options, lessons: list[np.ndarray]) -> Iterator:
         def joint(nets: nn.ModuleDict, rng: np.random.Generator) -> tuple[Tensor, dict[str, Tensor]]:
             if rng.random() < REPLAY:
                 return rendered(nets, rng, "depth" if rng.random() < 0.7 else "flow")
-            frames = windows(clips, rng, max(1, options.batch // 4))
-            images = as_tensor(frames.reshape(-1, *frames.shape[2:]), options.device)
+            drawn = frames.windows(clips, rng, max(1, options.batch // 4)).images
+            images = as_tensor(drawn.reshape(-1, *drawn.shape[2:]), options.device)
             with precision:
                 return joint_stage(nets, images.unflatten(0, (-1, 3)), teacher)
 
@@ -364,11 +365,16 @@ def source(options: Options, lessons: list[np.ndarray]) -> Iterator:
 
 
 def real_clips(options: Options) -> list[Footage]:
-    """All clips below `data` but the excluded ones, decoded; their names are written to `clips.txt`."""
-    paths = find(options.data, read_patterns(options.exclude))
-    clips = [footage(path, options.out / "clips", partial(working_size, long_side=options.size[0])) for path in paths]
+    """All footage below `data` but what is excluded, decoded; what was found is written to `clips.txt`."""
+    from glvid.data.layouts import read_patterns, survey  # PyAV: only for those who decode
+
+    found = survey(options.data, read_patterns(options.exclude))
+    if not found.recordings:
+        raise UsageError(f"no film left below {', '.join(map(str, options.data))}: correct --data or --exclude")
+    size_of, cache = partial(working_size, long_side=options.size[0]), options.out / "frames" / str(options.size[0])
+    clips = [frames.stored(recording, cache, size_of) for recording in found.recordings]
     (options.out / "clips.txt").write_text("".join(f"{clip.path}\n" for clip in clips))
-    return [clip for clip in clips if len(clip.images) >= 3]
+    return [clip for clip in clips if frames.starts(clip, 1).size]
 
 
 def lesson_tables(options: Options) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -168,3 +168,38 @@ class Trajectory:
     times: Float64[np.ndarray, " N"]  # s
     world_T_cam: Float64[np.ndarray, "N 4 4"]
     unit: str = "scene"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Pictures of one camera in the order they were taken, and what its data set knows of them.
+
+    Depth maps are 16-bit PNGs, `depth_unit` metres a count, 0 where nothing was measured; `lidar` are raw scans
+    (float32 x y z reflectance) with `lidar_camera`, (3, 4), from homogeneous scanner coordinates to pixels times depth
+    (KITTI's numbers: pixel centres at integers). Poses are camera to world, NaN where unknown.
+    """
+
+    kind: str
+    name: str
+    path: Path  # a video, or the folder of the pictures
+    pictures: tuple[Path, ...] = ()  # none for a video
+    camera: Intrinsics | None = None  # at the size of the pictures; None: unknown
+    poses: Float64[np.ndarray, "N 4 4"] | None = None
+    times: Float64[np.ndarray, " N"] | None = None  # s
+    depth: tuple[Path | None, ...] = ()
+    depth_unit: float = 1.0
+    lidar: tuple[Path | None, ...] = ()
+    lidar_camera: Float64[np.ndarray, "3 4"] | None = None
+
+
+@dataclass(frozen=True)
+class FlowPair:
+    """Two pictures and the file of the flow between them; `invalid` (255) and `occluded` (255) are masks beside it."""
+
+    kind: str
+    name: str
+    first: Path
+    second: Path
+    flow: Path
+    invalid: Path | None = None
+    visible: Path | None = None  # flow of what is visible in both (KITTI's noc)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from glvid import lessons
-from glvid.data.clips import Footage
+from glvid.data.frames import LEFT_OUT, Footage
 from glvid.data.pool import drawn
 from glvid.networks import CameraNet, DepthNet
 from glvid.synthetic import scene
@@ -24,7 +24,7 @@ def truth():
 @pytest.fixture(scope="module")
 def clip(truth):
     images = (truth.images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    return Footage(Path("clips/rendered.mp4"), images, SIZE, 15.0)
+    return Footage(Path("clips/rendered.mp4"), images, SIZE, 15.0, np.zeros(len(images), np.int64))
 
 
 def networks():
@@ -32,14 +32,12 @@ def networks():
     return DepthNet().eval(), CameraNet().eval()
 
 
-def test_segments_keep_to_shots_and_to_length(clip):
-    other = clip.images[:, ::-1, ::-1] // 2
-    joined = np.concatenate([clip.images, other])
-    assert [x.tolist() for x in lessons.segments(joined, 1)] == [list(range(10)), list(range(10, 20))]
-    long = np.concatenate([clip.images, clip.images[::-1]] * 10)
-    parts = lessons.segments(long, 1)
+def test_segments_keep_to_shots_and_to_length():
+    shot = np.array([0] * 10 + [1] * 12 + [LEFT_OUT] * 9)
+    assert [x.tolist() for x in lessons.segments(shot)] == [list(range(10)), list(range(10, 22))]
+    parts = lessons.segments(np.zeros(200, np.int64))
     assert len(parts) == lessons.SEGMENTS and all(8 <= len(x) <= lessons.LENGTH for x in parts)
-    assert lessons.segments(clip.images[:5], 1) == []
+    assert lessons.segments(np.zeros(5, np.int64)) == []
 
 
 def test_rows_hold_what_is_true(truth, clip):

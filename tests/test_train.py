@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from glvid import train, weights
-from glvid.data import clips
 from glvid.data.pool import Pool, augmented, collate, mirrored, row_type
 from glvid.errors import UsageError
 from glvid.geometry import rigid_flow
@@ -179,28 +178,15 @@ def test_shapes_are_multiples_of_32():
     assert train.shapes((384, 224)) == [(384, 224), (384, 128), (320, 256), (256, 320)]
 
 
-def test_exclusion_matches_runs_of_path_parts(tmp_path):
-    listed = tmp_path / "list.txt"
-    listed.write_text("driving/kitti_raw_0052_a\nrgbd/*\n\n# note\nwild/lady_running*\n")
-    patterns = clips.read_patterns([f"@{listed}", "secret"])
-    base = tmp_path / "data"
-    for hit in ("driving/kitti_raw_0052_a/a/b", "rgbd/x/rgb", "wild/lady_running.mp4", "wild/secret/1.mp4"):
-        assert clips.excluded(base / hit, patterns), hit
-    for miss in ("driving/kitti_odom_00_a", "wild/bear.mp4", "more/lady_running.mp4"):
-        assert not clips.excluded(base / miss, patterns), miss
-
-
 def test_what_a_user_can_get_wrong(out, tmp_path):
     with pytest.raises(UsageError, match="no training stage"):
         train.train(options(out, stage="sleep"))
     with pytest.raises(UsageError, match="--init"):
         train.train(options(out, stage="joint"))
     with pytest.raises(UsageError, match="no folder at"):
-        clips.find([tmp_path / "none"], [])
-    with pytest.raises(UsageError, match="no clips left"):
-        clips.find([out / "pool"], [])
-    with pytest.raises(UsageError, match="cannot read the patterns"):
-        clips.read_patterns(["@nowhere.txt"])
+        train.real_clips(options(out, data=(tmp_path / "none",)))
+    with pytest.raises(UsageError, match="no film left"):
+        train.real_clips(options(out, data=(out / "pool",)))
 
 
 def test_real_clips_teach_depth(out, monkeypatch):

@@ -1,0 +1,207 @@
+"""Real footage to learn from: every recording decoded once into a cache, windows of frames drawn from it.
+
+A recording's frames lie in one file of raw bytes, read through the page cache (memory-mapped); beside it a JSON file,
+written last, says what they are. Frames that hardly moved on from the one before are left out: a camera at rest teaches
+nothing about depth (SfMLearner drops them by a list, we by flow).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped, UInt8
+
+from glvid.data.pool import Random, jittered
+from glvid.types import Frame, Intrinsics, Recording
+
+RATE = 15.0  # frames a second that are kept at most; more often things hardly move
+MOVED = 1.0  # px at 384 px of width, median of the flow: a frame is kept once this has moved since the one kept before
+HELD_BACK = 10  # every so many-th recording is for validation; of fewer than half as many, the last tenth of each
+LEFT_OUT = -1  # shot number of frames that are not to be used
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """One recording's frames at training size, memory-mapped; `shot` numbers them, LEFT_OUT where not to be used."""
+
+    path: Path
+    images: Shaped[np.ndarray, "N H W 3"]
+    shape: Size  # of the recording itself, (w, h)
+    fps: float  # at which the frames were taken, before those that did not move were left out
+    shot: Int[np.ndarray, " N"]
+    camera: Intrinsics | None = None  # at the size of the frames; None: unknown
+
+    @property
+    def name(self) -> str:
+        """Its name in a cache."""
+        return name_of(self.path)
+
+
+def name_of(path: Path) -> str:
+    """The end of a path as a file name, and a digest of all of it: what tells recordings apart in a cache."""
+    whole = str(path.absolute())
+    return "-".join(path.absolute().parts[-3:])[-100:] + "-" + hashlib.sha1(whole.encode()).hexdigest()[:8]
+
+
+def expected_bytes(recordings: Iterable[tuple[int, float, Size]], size_of: Callable[[Size], Size]) -> int:
+    """Bytes the frames of recordings (frames, fps, size) take in the cache, at most."""
+    total = 0
+    for frames, fps, size in recordings:
+        w, h = size_of(size)
+        total += -(-frames // stride_of(fps)) * w * h * 3
+    return total
+
+
+def stride_of(fps: float) -> int:
+    """Every so many-th frame is looked at."""
+    return max(1, round(fps / RATE))
+
+
+def stored(recording: Recording, cache: Path, size_of: Callable[[Size], Size]) -> Footage:
+    """The recording at the size (w, h) that `size_of` makes of its own, out of `cache`; decoded into it on first use.
+
+    Raises InputError where it cannot be read, OSError where the cache cannot be written. An interrupted recording is
+    decoded anew.
+    """
+    from glvid import video  # PyAV: only for those who decode
+
+    name = name_of(recording.path)
+    facts, part = cache / f"{name}.json", cache / f"{name}.part"
+    if not facts.exists():
+        clip = video.probe(recording.path)
+        size = size_of((clip.width, clip.height))
+        cache.mkdir(parents=True, exist_ok=True)
+        shots = _decode(clip, part, size)
+        os.replace(part, cache / f"{name}.rgb")
+        record = {"path": str(recording.path), "shape": [clip.width, clip.height], "size": size, "fps": clip.fps}
+        if recording.camera is not None:
+            camera = recording.camera.resized(size)
+            record |= {"focal": camera.focal.tolist(), "center": camera.center.tolist()}
+        facts.write_text(json.dumps(record | {"shot": shots}))
+    return opened(facts)
+
+
+def opened(facts: Path) -> Footage:
+    """A recording of the cache, by its JSON file."""
+    record = json.loads(facts.read_text())
+    size, shot = tuple(record["size"]), np.array(record["shot"], np.int64)
+    shape = (len(shot), size[1], size[0], 3)
+    images = (
+        np.memmap(facts.with_suffix(".rgb"), np.uint8, "r", shape=shape) if len(shot) else np.zeros(shape, np.uint8)
+    )
+    camera = None
+    if "focal" in record:
+        camera = Intrinsics(torch.tensor(record["focal"]), torch.tensor(record["center"]), size)
+    return Footage(Path(record["path"]), images, tuple(record["shape"]), record["fps"], shot, camera)
+
+
+def _decode(clip, target: Path, size: Size) -> list[int]:
+    """Write the frames that moved on; returns the shot of each."""
+    from glvid import video
+
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+    shots, before, enough = [], None, MOVED * max(size) / 384
+    with open(target, "wb") as file:
+        for item in video.frames(clip, stride=stride_of(clip.fps), max_size=2 * max(size)):
+            if not isinstance(item, Frame):
+                continue  # lost frames leave a gap, as frames do that did not move
+            image = (item.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+            image = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            cut = before is not None and video.cut_score(before, image) > video.CUT
+            if before is not None and not cut and _moved(dis, before, image) < enough:
+                continue
+            file.write(image.tobytes())
+            shots.append((shots[-1] if shots else 0) + int(cut))
+            before = image
+    return shots
+
+
+def _moved(dis: cv2.DISOpticalFlow, a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Median length of the flow between two frames, px."""
+    flow = dis.calc(*(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)), None)
+    return float(np.median(np.hypot(flow[..., 0], flow[..., 1])))
+
+
+def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[Footage]]:
+    """Footage to learn from and to validate on; what is kept in `file` stays, so a longer list changes no side.
+
+    Every HELD_BACK-th recording validates, or the last tenth of each where there are few. Frames of the other side are
+    LEFT_OUT.
+    """
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    few = len(footage) < HELD_BACK // 2
+    for k, clip in enumerate(footage):
+        first = 0.9 if few else float(k % HELD_BACK != HELD_BACK // 2)
+        kept.setdefault(clip.name, first)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(kept, indent=1))
+    sides = [], []
+    for clip in footage:
+        validates = np.arange(len(clip.shot)) >= round(kept[clip.name] * len(clip.shot))
+        for side, left_out in zip(sides, (validates, ~validates), strict=True):
+            side.append(replace(clip, shot=np.where(left_out, LEFT_OUT, clip.shot)))
+    return tuple([clip for clip in side if starts(clip, 1).size] for side in sides)
+
+
+def starts(clip: Footage, gap: int, length: int = 3) -> Int[np.ndarray, " n"]:
+    """First frames of all windows of `length` frames, `gap` apart, that lie within one shot."""
+    last = len(clip.shot) - (length - 1) * gap
+    if last <= 0:
+        return np.zeros(0, np.int64)
+    first, end = clip.shot[:last], clip.shot[(length - 1) * gap :]
+    return np.flatnonzero((first == end) & (first != LEFT_OUT))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """B windows of three frames of one size, and what is known of their cameras."""
+
+    images: UInt8[np.ndarray, "B 3 H W 3"]
+    clips: tuple[int, ...]  # which recording each is of
+    cameras: tuple[Intrinsics | None, ...]  # at the size of the frames; None: unknown
+    mirrored: tuple[bool, ...]
+
+
+def windows(footage: Sequence[Footage], rng: Random, batch: int, most: int = 4) -> Windows:
+    """`batch` windows, 1 to `most` frames apart, of recordings of one size; mirrored and recoloured at random.
+
+    A recording of four times the length is drawn from twice as often.
+    """
+    odds = np.sqrt([len(clip.shot) for clip in footage])
+    first = int(rng.choice(len(footage), p=odds / odds.sum()))
+    alike = [k for k, c in enumerate(footage) if c.images.shape[1:] == footage[first].images.shape[1:]]
+    share = odds[alike] / odds[alike].sum()
+    chosen = [first, *(int(rng.choice(alike, p=share)) for _ in range(batch - 1))]
+    images, cameras, mirrors = [], [], []
+    for k in chosen:
+        clip = footage[k]
+        possible = [x for gap in range(1, most + 1) if (x := (gap, starts(clip, gap)))[1].size]
+        gap, places = possible[int(rng.integers(len(possible)))]
+        start, mirror = int(rng.choice(places)), bool(rng.random() < 0.5)
+        frames = [np.asarray(clip.images[start + j * gap]) for j in range(3)]
+        images.append(np.stack(jittered(rng, [f[:, ::-1] for f in frames] if mirror else frames)))
+        cameras.append(mirrored(clip.camera) if mirror and clip.camera is not None else clip.camera)
+        mirrors.append(mirror)
+    return Windows(np.stack(images), tuple(chosen), tuple(cameras), tuple(mirrors))
+
+
+def mirrored(camera: Intrinsics) -> Intrinsics:
+    """The camera of pictures whose left and right were exchanged; its own inverse."""
+    width = camera.center.new_tensor([camera.size[0], 0])
+    return replace(camera, center=torch.where(width > 0, width - camera.center, camera.center))
+
+
+def in_order(footage: Sequence[Footage], gap: int = 1, every: int = 8) -> Iterator[tuple[Footage, int]]:
+    """(recording, first frame) of windows spread evenly, the same ones each time: for validation."""
+    for clip in footage:
+        places = starts(clip, gap)
+        for start in places[:: max(1, len(places) // every)][:every]:
+            yield clip, int(start)
