@@ -164,6 +164,57 @@ def export_ply(
 
 
 @app.command()
+def train(
+    context: typer.Context,
+    data: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Folder of footage: KITTI, TUM, videos, frames; repeatable.")
+    ] = [],  # noqa: B006 (typer's way of a repeatable option)
+    exclude: Annotated[
+        list[str], typer.Option(metavar="PATTERN", help="Paths to keep out; @FILE reads patterns; repeatable.")
+    ] = [],  # noqa: B006
+    split: Annotated[
+        str | None, typer.Option(metavar="eigen|all|FILE", help="Drives of KITTI raw.", show_default="eigen")
+    ] = None,
+    stage: Annotated[Literal["flow", "depth", "camera", "joint", "all"], typer.Option(help="What to learn.")] = "all",
+    init: Annotated[str, typer.Option(metavar="shipped|none|DIR", help="Weights to start from.")] = "shipped",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything that training writes.")] = Path(
+        "glvid-train"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Steps of every stage.")] = 20_000,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a step, over all processes.")] = 8,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Picture size to train at; multiples of 32.")] = "384x224",
+    textures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Photos for the surfaces of rendered worlds.")
+    ] = None,
+    objective: Annotated[
+        Literal["glvid", "paper"], typer.Option(help="Loss weights of stage joint: ours, or GLNet's as published.")
+    ] = "glvid",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    seed: Seed = 0,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Options in TOML; the command line wins.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train the networks: flow and depth from rendered worlds, all of it from your footage."""
+    from glvid.train import Options, Watcher, configured, from_values
+    from glvid.train import train as run
+
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name in Options.__dataclass_fields__ and str(context.get_parameter_source(name)).endswith("COMMANDLINE")
+    }
+    plain = {name: [str(x) for x in v] if isinstance(v, (list, tuple)) else v for name, v in given.items()}
+    plain |= {name: str(plain[name]) for name in ("out", "textures") if name in plain}
+    options = from_values(plain, configured(config, Options()) if config else Options(), "the command line")
+    with training_progress(quiet, options.batch) as (note, step):
+        folder = run(options, Watcher(note, step))
+    emit(str(folder))
+
+
+@app.command()
 def probe(
     inputs: Inputs,
     refine: Refine = "none",
@@ -298,6 +349,28 @@ def progress(quiet: bool) -> Iterator["Report"]:
             yield Report(stage=bars.stage, advance=bars.advance, note=screen.print)
 
 
+@contextmanager
+def training_progress(quiet: bool, batch: int) -> Iterator[tuple[Callable, Callable]]:
+    """What `train` tells: sentences, and on a terminal a bar with the loss, samples a second and the time left."""
+    screen = console()
+    if quiet or not screen.is_terminal:
+        yield (lambda sentence: None) if quiet else screen.print, lambda *_: None
+        return
+    from rich import progress as p
+
+    columns = p.TextColumn("{task.description}"), p.BarColumn(), p.MofNCompleteColumn(), p.TimeRemainingColumn()
+    with p.Progress(*columns, p.TextColumn("{task.fields[said]}"), console=screen) as bars:
+        tasks: dict[str, Any] = {}
+
+        def step(stage: str, number: int, steps: int, facts: dict[str, float]) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=steps, said="")
+            said = f"loss {facts['loss']:.3f}, {batch / max(facts['seconds'], 1e-6):.1f} samples/s"
+            bars.update(tasks[stage], completed=number + 1, said=said)
+
+        yield bars.console.print, step
+
+
 class Bars:
     """One bar per stage, the running one with its time left."""
 
@@ -371,9 +444,9 @@ def judged(error: BaseException) -> tuple[str, int]:
     """What is said about an exception, and its exit code."""
     match error:
         case KeyboardInterrupt():
-            return "interrupted; `infer` goes on with --resume", INTERRUPTED
+            return "interrupted; --resume goes on", INTERRUPTED
         case Terminated():
-            return "terminated; `infer` goes on with --resume", TERMINATED
+            return "terminated; --resume goes on", TERMINATED
         case GlvidError():
             return str(error), error.exit_code
         case MemoryError():

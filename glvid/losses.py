@@ -38,6 +38,12 @@ class LossWeights:
     prior_depth: float = 0.05  # log units. Measured: neutral where there is parallax, 0.2 already holds depth back
     prior_gradient: float = 0.1  # the initial depth's shape is more reliable than its values
     prior_camera: float = 0.001  # one sigma away costs less than any visible photometric error
+    masked: float = 1.0  # no term: how far the geometric ones leave out what moves on its own, where they are wrong
+
+
+# GLNet's objective as published: the plain per-pixel minimum, geometric terms on moving pixels too, no priors. What the
+# terms counted there is not known, so they count what ours do.
+PAPER = LossWeights(static_photometric=0, prior_depth=0, prior_gradient=0, prior_camera=0, masked=0)
 
 
 @dataclass(frozen=True)
@@ -299,7 +305,8 @@ def total(
     seen = observe(images, pairs) if seen is None else seen
     static = torch.ones_like(depth) if moving is None else 1 - moving
     static = static.detach()
-    terms = _geometric_terms(depth, pairs, intrinsics, static[pairs.i] * seen.visible, weights)
+    counted = 1 - weights.masked * (1 - static)
+    terms = _geometric_terms(depth, pairs, intrinsics, counted[pairs.i] * seen.visible, weights)
     terms |= _image_terms(images, depth, pairs, intrinsics, static, weights, seen)
     if pairs.flow_ij.requires_grad:
         if weights.flow_consistency:

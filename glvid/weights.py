@@ -163,7 +163,7 @@ def _refuse_foreign(path: Path) -> None:
         raise ModelError(f"{path} is a web page, not weights: fetch the file itself")
     if start.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not weights: run `git lfs pull`")
-    if start.startswith((b"PK\x03\x04", b"\x80")):
+    if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":  # a safetensors head may be 0x..80 bytes long
         raise ModelError(f"{path} is a pickle: name it .pth (only tensors will be read), or convert it to safetensors")
 
 

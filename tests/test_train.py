@@ -1,17 +1,30 @@
-"""Training: a few steps lower the loss, an interrupted run ends in the same state, augmentation keeps truth true."""
+"""Training: a few steps lower the held loss, a killed run goes on as if it had not been, two processes learn as one."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_frames import film
 
 from glvid import train, weights
-from glvid.data.pool import Pool, augmented, collate, mirrored, row_type
-from glvid.errors import UsageError
+from glvid.data.pool import Pool, augmented, collate, draw, fill, mirrored, row_type
+from glvid.errors import GlvidError, ModelError, OutputError, UsageError
 from glvid.geometry import rigid_flow
+from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
+from glvid.train import Options, loop, sources, state, supervised
+from glvid.train import options as telling
+from glvid.train.joint import OBJECTIVES, Lenses, joint_stage, unlikeness
 from glvid.types import Intrinsics
 from glvid.warp import warp
 
@@ -42,18 +55,21 @@ def slanted_pair(seed: int) -> np.ndarray:
 @pytest.fixture
 def out(tmp_path):
     """An output folder whose pool is filled."""
-    for name in ("train", "held"):
-        ring, counter = Pool(tmp_path / "pool" / f"{name}.bin", SIZE, 8).open()
-        ring[:] = np.stack([slanted_pair(k) for k in range(8)])
+    for name, rows in (("train", 10), ("held", 8)):
+        ring, counter = Pool(tmp_path / "pool" / f"{name}.bin", SIZE, rows).open()
+        ring[:8] = np.stack([slanted_pair(k) for k in range(8)])
         counter[0] = 8
     return tmp_path
 
 
 def options(out, **changes):
-    small = train.Options(
-        "depth", out, steps=6, rate=2e-3, batch=2, size=SIZE, rendered=SIZE, rows=8, held=8, render=False
-    )
-    return replace(small, precision="fp32", **changes)
+    return replace(
+        Options(
+            "depth", out, init="none", steps=6, rate=2e-3, batch=2, size=SIZE, rendered=SIZE, rows=10, held=8,
+            render=False, precision="fp32", device="cpu",
+        ),
+        **changes,
+    )  # fmt: skip
 
 
 SMALL = {
@@ -65,7 +81,7 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    monkeypatch.setattr(train, "KINDS", {kind: (build, None) for kind, build in SMALL.items()})
+    monkeypatch.setattr(state, "KINDS", {kind: (build, None) for kind, build in SMALL.items()})
 
 
 def steps(out):
@@ -77,58 +93,276 @@ def steps(out):
 def test_a_few_steps_lower_the_held_loss(out, stage):
     folder = train.train(options(out, stage=stage, steps=30, batch=4, rate=1e-3))
     logged, held = steps(out)
-    assert [x["step"] for x in logged] == list(range(30)) and len(held) == 2
+    assert [x["step"] for x in logged] == list(range(30)) and [x["step"] for x in held] == [0, 29]
     key = "value" if stage == "depth" else "loss_flow"
     assert held[-1]["held"][key] < 0.97 * held[0]["held"][key]
-    for kind in train.STAGES[stage]:
+    assert len(state.checkpoints(options(out), stage)) == 2 and (out / f"checkpoints/{stage}-best.pt").exists()
+    for kind in telling.STAGES[stage]:
         _, info = weights.load(folder / f"{kind}-small.safetensors", kind)
         assert info["trained"]["steps"] == 30
+        said = (folder / f"{kind}-small.md").read_text()
+        assert info["sha256"] in said and 'stage = "' + stage in said and "| metric |" in said
 
 
-def test_an_interrupted_run_resumes_to_the_same_state(out, monkeypatch):
-    monkeypatch.setattr(train, "held", lambda *_: {})
-    train.train(options(out))
-    whole = weights.load_checkpoint(out / "checkpoints" / "last.pt")
-    for path in ("checkpoints/last.pt", "log.jsonl"):
-        (out / path).unlink()
-
-    class Stop(Exception):
-        pass
-
-    def average_then_stop(mean, nets, step, go_on=train.average):
-        go_on(mean, nets, step)
-        if step == 3:
-            raise Stop
-
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(train, "average", average_then_stop)
-        train.train(options(out, every=0.0))
-    assert weights.load_checkpoint(out / "checkpoints" / "last.pt")["step"] == 3
-    train.train(options(out, resume=True))
-    again = weights.load_checkpoint(out / "checkpoints" / "last.pt")
-    assert again["step"] == whole["step"] == 6
-    for part in ("nets", "mean"):
-        for k, v in whole[part].items():
-            assert torch.equal(v, again[part][k]), k
-    assert [x["step"] for x in steps(out)[0]] == list(range(6))
+def losses(out) -> list[tuple[str, int, float]]:
+    return [(x["stage"], x["step"], x["loss"]) for x in steps(out)[0]]
 
 
-def test_training_stops_at_the_first_value_that_is_not_finite(out, monkeypatch):
-    monkeypatch.setattr(train, "held", lambda *_: {})
-    ring, _ = Pool(out / "pool" / "train.bin", SIZE, 8).open()
-    train.train(options(out, steps=1))
-    before = (out / "checkpoints" / "last.pt").read_bytes()
-    ring["depth"] = np.nan
-    with pytest.raises(train.GlvidError, match="not finite at step 1"):
-        train.train(options(out, resume=True))
-    assert (out / "checkpoints" / "last.pt").read_bytes() == before
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    found = weights.load_checkpoint(path)
+    return {f"{part}.{k}": v for part in ("nets", "mean") for k, v in found[part].items()}
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_train as t
+from glvid.train import state, train
+state.KINDS = {{kind: (build, None) for kind, build in t.SMALL.items()}}
+train(t.options(Path({out!r}), {changes}))
+"""
+
+
+def started(out: Path, changes: str, **environment: str) -> subprocess.Popen:
+    """Training in a process of its own."""
+    here = Path(__file__).parent
+    code = RUN.format(tests=str(here), root=str(here.parent), out=str(out), changes=changes)
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(out, tmp_path_factory):
+    """kill -9 in the middle, then --resume: the log and the weights are those of a run that was left alone."""
+    other = tmp_path_factory.mktemp("whole")
+    (out / "pool").rename(other / "pool")
+    torch.set_num_threads(1)
+    train.train(options(other, steps=8, every=0.0))
+    whole = losses(other)
+    for name in ("checkpoints", "log.jsonl", "weights", "options.toml"):
+        (other / name).rename(out / name)  # kept, and the pool is there for the run that will be killed
+    process = started(other, "steps=8, every=0.0")
+    while process.poll() is None and (not (other / "log.jsonl").exists() or len(losses(other)) < 4):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    cut = len(losses(other))
+    assert process.returncode == -signal.SIGKILL and 4 <= cut < 8
+    train.train(options(other, steps=8, every=0.0, resume=True))
+    assert losses(other) == whole
+    last = [x / "checkpoints/depth-0000008.pt" for x in (out, other)]
+    first, second = map(tensors, last)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_two_processes_learn_as_one(out, tmp_path_factory):
+    other = tmp_path_factory.mktemp("alone")
+    torch.set_num_threads(1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    pair = [started(out, "steps=4, batch=4", RANK=str(k), LOCAL_RANK=str(k), **place) for k in range(2)]
+    said = [process.communicate(timeout=120)[1].decode() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    (out / "pool").rename(other / "pool")
+    train.train(options(other, steps=4, batch=4))
+    for one, two in zip(losses(other), losses(out), strict=True):
+        assert one[:2] == two[:2] and one[2] == pytest.approx(two[2], abs=2e-5)
+
+
+def test_what_is_drawn_depends_on_the_step_alone(out):
+    pool = sources.training_pool(options(out))
+    draw_one = sources.drawing(options(out), "depth", pool, [], sources.Footing())
+    whole, ring = draw_one(3, range(4), 8).batch, pool.open()[0]
+    ring[8:] = slanted_pair(99)  # rendered meanwhile
+    halves = [draw_one(3, part, 8).batch for part in (range(0, 2), range(2, 4))]
+    for name in ("a", "depth", "flow", "b_T_a"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(x, name) for x in halves]))
+    assert not torch.equal(whole.a, draw_one(4, range(4), 8).batch.a)
+
+
+def test_the_pool_keeps_what_may_be_drawn(tmp_path):
+    pool = Pool(tmp_path / "pool.bin", SIZE, 10)
+    ring, _ = pool.open()
+    for k in range(17):
+        ring[k % 10] = slanted_pair(0)
+        ring[k % 10]["focal"] = 2.0**k  # pair k
+    rngs = [np.random.default_rng(k) for k in range(60)]
+    drawn = draw(pool, rngs, 15, SIZE).intrinsics.focal[:, 0]
+    assert (
+        pool.usable == 8 and 2.0**7 < 2.2 * float(drawn.min()) and float(drawn.max()) < 2.2 * 2.0**14
+    )  # zoom scales them
+    pool.hold(15)
+    assert Pool(tmp_path / "pool.bin", SIZE, 10).held == 15
+
+
+def test_a_lost_pool_begins_with_what_is_held(tmp_path):
+    pool = Pool(tmp_path / "pool.bin", (64, 64), 10)
+    pool.hold(9)
+    fill(pool, 700_000, None, count=2)
+    ring, counter = pool.open()
+    again = Pool(tmp_path / "again.bin", (64, 64), 10)
+    fill(again, 700_000, None, count=2)
+    assert counter[0] == 2 and np.array_equal(ring["image"][1], again.open()[0]["image"][1])
+
+
+def test_training_stops_at_the_first_value_that_is_not_finite(out):
+    train.train(options(out, steps=2))
+    good = state.checkpoints(options(out), "depth")[-1]
+    before = good.read_bytes()
+    Pool(out / "pool" / "train.bin", SIZE, 10).open()[0]["depth"] = np.nan
+    with pytest.raises(GlvidError, match=rf"not finite at step 2 .*{good.name}"):
+        train.train(options(out, steps=4, resume=True))
+    assert good.read_bytes() == before
+
+
+@pytest.mark.parametrize("harm", ["cut", "nan", "other"])
+def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(out, harm, monkeypatch):
+    train.train(options(out, steps=2, every=0.0))
+    first, last = state.checkpoints(options(out), "depth")
+    content = weights.load_checkpoint(last)
+    if harm == "cut":
+        last.write_bytes(last.read_bytes()[:5000])
+    elif harm == "nan":
+        next(iter(content["nets"].values())).fill_(np.nan)
+        weights.save_checkpoint(content, last)
+    else:
+        name = next(iter(content["nets"]))
+        content["nets"][name] = content["nets"][name][:1]
+        weights.save_checkpoint(content, last)
+    with pytest.raises(ModelError, match=f"{last.name}.*last good one is .*{first.name}") as error:
+        train.train(options(out, steps=4, resume=True))
+    assert error.value.exit_code == 4
+    last.unlink()
+    train.train(options(out, steps=4, resume=True))
+    assert [x[1] for x in losses(out)] == [0, 1, 2, 3]
+
+
+def test_a_full_disk_is_found_before_the_first_step_and_survived_after(out, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="needs about"):
+        patch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
+        train.train(options(out))
+    assert not (out / "log.jsonl").exists()
+    train.train(options(out, steps=2))
+    kept = {p.name: p.read_bytes() for p in state.checkpoints(options(out), "depth")}
+
+    def full(content, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
+        patch.setattr("torch.save", full)
+        train.train(options(out, steps=4, resume=True))
+    assert {p.name: p.read_bytes() for p in (out / "checkpoints").glob("depth-0*")} == kept
+    train.train(options(out, steps=4, resume=True))
+    assert [x[1] for x in losses(out)] == [0, 1, 2, 3]
+
+
+def test_stage_all_hands_each_stage_what_was_learned_before(out, tmp_path):
+    walk = film(tmp_path / "films/walk", [(0, 3 * k) for k in range(12)])
+    plan = options(out, stage="all", steps=2, batch=4, data=(walk.path.parent,), every=0.0)
+    folder = train.train(plan)
+    assert [x[:2] for x in losses(out)] == [(s, k) for s in ("flow", "depth", "joint") for k in range(2)]
+    assert {p.stem for p in folder.glob("*.safetensors")} == {"depth-small", "flow-small", "camera-small"}
+    assert "walk" in (folder / "depth-small.md").read_text()
+    cameras = json.loads((out / "cameras.json").read_text())
+    assert len(cameras) == 1 and 20 < next(iter(cameras.values())) < 400
+    joint = [x for x in steps(out)[1] if x["stage"] == "joint"]
+    assert joint[-1]["held"]["unlike"] > 0
+    train.train(replace(plan, resume=True))  # nothing is left to do, and nothing is done
+    assert len(losses(out)) == 6
+
+
+def windows_of_a_plane() -> torch.Tensor:
+    """(1, 3, 3, H, W): a camera that moves on."""
+    return torch.from_numpy(np.stack([slanted_pair(0)["image"][[0, 1, 0]]])).permute(0, 1, 4, 2, 3).float() / 255
+
+
+@pytest.mark.parametrize("objective", ["glvid", "paper"])
+def test_the_joint_stage_moves_every_network_and_the_lens(objective):
+    torch.manual_seed(0)
+    nets = torch.nn.ModuleDict({kind: build() for kind, build in SMALL.items()})
+    lenses = Lenses(2)
+    lens = lenses(torch.tensor([1]), torch.tensor([[960.0, 640.0]]), SIZE)
+    assert float(lens.focal[0, 0].detach()) == pytest.approx(96 * np.exp(-0.22), rel=1e-5)
+    loss, parts = joint_stage(nets, windows_of_a_plane(), lens, nets["depth"], OBJECTIVES[objective])
+    loss.backward()
+    ours = {"photometric", "structure", "epipolar", "focal"}
+    assert torch.isfinite(loss) and ours <= parts.keys()
+    assert ("prior_depth" in parts) == ("static_photometric" in parts) == (objective == "glvid")
+    for kind, net in nets.items():
+        assert max(float(p.grad.abs().max()) for p in net.parameters() if p.grad is not None) > 0, kind
+    assert lenses.log_focal.grad[0] == 0 and lenses.log_focal.grad[1] != 0
+
+
+def test_the_paper_asks_moving_pixels_too():
+    from glvid.losses import total
+    from glvid.types import Pairs
+
+    row = slanted_pair(1)
+    images = torch.from_numpy(row["image"].copy()).permute(0, 3, 1, 2).float() / 255
+    depth = torch.from_numpy(row["depth"].astype(np.float32))[:, None]
+    flow = torch.from_numpy(row["flow"].astype(np.float32)).permute(0, 3, 1, 2)
+    flow[0, :, 20:40, 30:60] += 3  # moves on its own
+    moving = torch.zeros_like(depth)
+    moving[0, :, 18:42, 28:62] = 1
+    camera = Intrinsics(torch.tensor([80.0, 80.0]), torch.tensor([48.0, 32.0]), SIZE)
+    pairs = Pairs(torch.tensor([0]), torch.tensor([1]), flow[:1], flow[1:], torch.from_numpy(row["b_T_a"])[None])
+    visible = torch.ones_like(depth[:1])
+    seen = replace(loop_observe(images, pairs), visible=visible)
+    masked, all_of_it = (
+        total(images, depth, pairs, camera, moving, w, seen=seen)[1]["structure"]
+        for w in (LossWeights(), replace(LossWeights(), masked=PAPER.masked))
+    )
+    assert all_of_it > 2 * masked
+
+
+def loop_observe(images, pairs):
+    from glvid.losses import observe
+
+    return observe(images, pairs)
+
+
+def test_unlikeness_is_lower_for_the_truth():
+    class Told(torch.nn.Module):
+        """A network that says what it was told."""
+
+        def __init__(self, answer):
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, a, b):
+            return self.answer(a, b)
+
+        def depth(self, images):
+            return self.answer(images, None)
+
+    row = slanted_pair(0)
+    depth = torch.from_numpy(row["depth"].astype(np.float32))[[0, 1, 0], None]
+    T = torch.from_numpy(row["b_T_a"])
+    camera = Intrinsics(torch.tensor([[80.0, 80.0]]), torch.tensor([[48.0, 32.0]]), SIZE)
+    flow = torch.zeros(4, 2, 64, 96)
+
+    def told(scale: float) -> float:
+        motion = torch.stack([T, torch.linalg.inv(T)])
+        motion[:, :3, 3] *= scale
+        lens = Intrinsics(camera.focal.expand(2, 2), camera.center.expand(2, 2), SIZE)
+        nets = torch.nn.ModuleDict({
+            "depth": Told(lambda a, b: depth), "flow": Told(lambda a, b: [flow]),
+            "camera": Told(lambda a, b: (motion, motion, lens)),
+        })  # fmt: skip
+        return unlikeness(nets, windows_of_a_plane(), camera)
+
+    assert told(1.0) < 0.5 * told(0.2) and told(1.0) < 0.5 * told(-1.0)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_augmented_truth_stays_true(seed):
     """Flow is still the flow of depth, motion and camera after crop, resize, time reversal and mirror."""
     item = augmented(np.random.default_rng(seed), slanted_pair(seed), (64, 64))
-    batch = collate([item], (64, 64), "cpu")
+    batch = collate([item], (64, 64))
     flow, _ = rigid_flow(batch.depth, batch.intrinsics, batch.b_T_a)
     assert (flow - batch.flow).abs().max() < 0.05  # half floats, nearest lookup of a slanted plane
     assert batch.flow.abs().max() > 0.5
@@ -145,74 +379,105 @@ def test_losses_are_zero_at_the_truth_and_grow():
     depth = torch.rand(2, 1, 32, 64) * 5 + 2
     pyramid = [1 / depth[..., :: 2**k, :: 2**k] for k in range(4)]
     everywhere = torch.ones_like(depth)
-    exact = train.depth_loss(pyramid, depth, everywhere)
+    exact = supervised.depth_loss(pyramid, depth, everywhere)
     assert all(float(v) < 1e-5 for v in exact.values())
-    scaled = train.depth_loss([3 * d for d in pyramid], depth, everywhere)
+    scaled = supervised.depth_loss([3 * d for d in pyramid], depth, everywhere)
     assert float(scaled["value"]) < 1e-5 and float(scaled["slope"]) < 1e-4
     assert abs(float(scaled["scale"]) - np.log(3)) < 1e-4
     half = torch.cat([everywhere[..., :32], torch.zeros_like(everywhere[..., 32:])], -1)
     wrong = [torch.where(half[..., :: 2**k, :: 2**k] > 0, d, 5 * d) for k, d in enumerate(pyramid)]
-    assert all(float(v) < 1e-5 for v in train.depth_loss(wrong, depth, half).values())  # unsure pixels do not count
-    bent = train.depth_loss([d**1.2 for d in pyramid], depth, everywhere)
+    assert all(float(v) < 1e-5 for v in supervised.depth_loss(wrong, depth, half).values())  # unsure: no count
+    bent = supervised.depth_loss([d**1.2 for d in pyramid], depth, everywhere)
     assert float(bent["value"]) > 0.02 and float(bent["slope"]) > 0.02
 
 
-def test_the_joint_stage_runs_on_windows_and_moves_every_network():
-    torch.manual_seed(0)
-    nets = torch.nn.ModuleDict({kind: train.KINDS[kind][0]() for kind in train.STAGES["joint"]})
-    frames = torch.from_numpy(np.stack([slanted_pair(0)["image"][[0, 1, 0]]])).permute(0, 1, 4, 2, 3).float() / 255
-    loss, parts = train.joint_stage(nets, frames, nets["depth"])
-    loss.backward()
-    assert torch.isfinite(loss) and {"photometric", "structure", "epipolar", "prior_depth"} <= parts.keys()
-    for kind, net in nets.items():
-        assert max(float(p.grad.abs().max()) for p in net.parameters() if p.grad is not None) > 0, kind
-
-
 def test_schedule_warms_up_and_decays():
-    rates = [train.schedule(k, 1000) for k in range(1000)]
+    rates = [state.schedule(k, 1000) for k in range(1000)]
     assert rates[0] < 0.02 and max(rates) == pytest.approx(1, abs=0.02) and rates[-1] == pytest.approx(0.02, abs=1e-3)
     assert 80 < int(np.argmax(rates)) < 120
 
 
 def test_shapes_are_multiples_of_32():
-    assert train.shapes((384, 224)) == [(384, 224), (384, 128), (320, 256), (256, 320)]
+    assert sources.shapes((384, 224)) == [(384, 224), (384, 128), (320, 256), (256, 320)]
 
 
-def test_what_a_user_can_get_wrong(out, tmp_path):
-    with pytest.raises(UsageError, match="no training stage"):
-        train.train(options(out, stage="sleep"))
-    with pytest.raises(UsageError, match="--init"):
-        train.train(options(out, stage="joint"))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": "sleep"}, "no training stage"),
+        ({"stage": "joint"}, "--data"),
+        ({"size": (100, 64)}, "multiples of 32"),
+        ({"steps": 0}, "--steps 0"),
+        ({"objective": "mine"}, "no objective"),
+        ({"stage": "joint", "init": "none", "data": (Path("."),)}, "trained networks to start from"),
+        ({"device": "cuda"}, "finds no CUDA"),
+    ],
+)
+def test_what_a_user_can_get_wrong(out, changes, message):
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has what the others lack")
+    with pytest.raises(UsageError, match=message):
+        train.train(options(out, **changes))
+    assert not (out / "checkpoints").exists()
+
+
+def test_footage_that_is_not_there_or_rests(out, tmp_path):
     with pytest.raises(UsageError, match="no folder at"):
-        train.real_clips(options(out, data=(tmp_path / "none",)))
+        sources.found_footage(options(out, data=(tmp_path / "none",)), print)
     with pytest.raises(UsageError, match="no film left"):
-        train.real_clips(options(out, data=(out / "pool",)))
+        sources.found_footage(options(out, data=(out / "pool",)), print)
+    film(tmp_path / "rest/tripod", [(0, 5)] * 6)
+    with pytest.raises(UsageError, match="something moves"):
+        sources.footing_of(options(out, data=(tmp_path / "rest",)), SMALL["camera"](), print)
+    assert sources.found_footage(options(tmp_path / "empty"), print) == []
+
+
+def test_a_second_run_is_not_mixed_with_the_first(out):
+    train.train(options(out, steps=1))
+    with pytest.raises(UsageError, match="--resume goes on with it"):
+        train.train(options(out, steps=1))
+
+
+def test_options_come_back_from_a_file(tmp_path):
+    said = options(tmp_path, data=(Path("a"), Path("b c")), exclude=("x/*", "@list"), split="eigen", textures=Path("t"))
+    file = tmp_path / "options.toml"
+    file.write_text(telling.as_toml(said))
+    assert train.configured(file, Options()) == said
+    for wrong, message in (
+        ("stages = 1", "knows no 'stages'"),
+        ("steps = 'many'", "'steps' must be of kind int"),
+        ("steps = ", "cannot read"),
+        ("size = 'big'", "is no size"),
+    ):
+        file.write_text(wrong)
+        with pytest.raises(UsageError, match=message):
+            train.configured(file, Options())
 
 
 def test_real_clips_teach_depth(out, monkeypatch):
     """Rows of real clips are drawn beside rendered ones, and those watched are measured but not learned from."""
     tables = [np.stack([slanted_pair(k) for k in range(8, 12)]), np.stack([slanted_pair(k) for k in range(12, 16)])]
-    monkeypatch.setattr(train, "lesson_tables", lambda options: (tables[:1], tables[1:]))
-    drawn, seen = train.drawn, []
-    monkeypatch.setattr(train, "drawn", lambda rows, *rest: seen.append(rows) or drawn(rows, *rest))
+    monkeypatch.setattr(loop, "lesson_tables", lambda *_: (tables[:1], tables[1:]))
+    drawn, seen = sources.drawn, []
+    monkeypatch.setattr(sources, "drawn", lambda rows, *rest: seen.append(rows) or drawn(rows, *rest))
     train.train(options(out, steps=12, data=(out,)))
     logged, held = steps(out)
     real = [x for x in logged if "real_value" in x]
     assert 0 < len(real) < 12 and all("scale" not in x for x in real)
     assert "abs_rel_real" in held[-1]["held"]
-    assert sum(rows is tables[1] for rows in [r[0] for r in seen]) == len(held)
+    assert seen and all(rows is not tables[1] for rows in seen for rows in rows)
 
 
 def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
     """`lesson_tables` keeps clips whose depth flow determines, and says what became of all."""
     sure = np.stack([slanted_pair(k) for k in range(2)])
     unsure = sure.copy()
-    unsure["sure"] = round(255 * train.GUESS)
+    unsure["sure"] = round(255 * sources.GUESS)
     names = [f"clip{k}" for k in range(12)]
-    monkeypatch.setattr(train, "real_clips", lambda options: names)
+    monkeypatch.setattr(sources, "found_footage", lambda options, note: names)
     monkeypatch.setattr(
-        train, "taught", lambda clip, cache, *nets: ((unsure if clip == "clip0" else sure), [f"{clip}: told"])
+        sources, "taught", lambda clip, cache, *nets: ((unsure if clip == "clip0" else sure), [f"{clip}: told"])
     )
-    learned, watched = train.lesson_tables(options(tmp_path))
+    learned, watched = sources.lesson_tables(options(tmp_path, init="shipped"), print)
     assert len(learned) == 10 and len(watched) == 1
     assert (tmp_path / "clips.txt").read_text().splitlines() == [f"{name}: told" for name in names]

@@ -173,3 +173,15 @@ def test_nowhere_to_write(net, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write weights"):
         weights.save(net, tmp_path / "file" / "x.safetensors")
+
+
+def test_no_length_of_the_head_is_taken_for_a_pickle(tmp_path):
+    """A safetensors file begins with the length of its head; one of 0x..80 bytes begins like a pickle."""
+    net = DepthNet(DepthConfig(channels=(8, 8, 8, 8, 8)))
+    path = tmp_path / "net.safetensors"
+    for length in range(0, 256, 8):  # heads are padded to 8 bytes
+        weights.save(net, path, {"note": "x" * length})
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    weights.load(path, "depth")

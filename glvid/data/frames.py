@@ -23,6 +23,7 @@ from glvid.types import Frame, Intrinsics, Recording
 RATE = 15.0  # frames a second that are kept at most; more often things hardly move
 MOVED = 1.0  # px at 384 px of width, median of the flow: a frame is kept once this has moved since the one kept before
 HELD_BACK = 10  # every so many-th recording is for validation; of fewer than half as many, the last tenth of each
+LEAST = 6  # frames held back of one, at least, but no more than half of it
 LEFT_OUT = -1  # shot number of frames that are not to be used
 
 Size = tuple[int, int]
@@ -38,6 +39,7 @@ class Footage:
     fps: float  # at which the frames were taken, before those that did not move were left out
     shot: Int[np.ndarray, " N"]
     camera: Intrinsics | None = None  # at the size of the frames; None: unknown
+    index: Int[np.ndarray, " N"] | None = None  # number of every frame in its recording
 
     @property
     def name(self) -> str:
@@ -79,13 +81,13 @@ def stored(recording: Recording, cache: Path, size_of: Callable[[Size], Size]) -
         clip = video.probe(recording.path)
         size = size_of((clip.width, clip.height))
         cache.mkdir(parents=True, exist_ok=True)
-        shots = _decode(clip, part, size)
+        shots, index = _decode(clip, part, size)
         os.replace(part, cache / f"{name}.rgb")
         record = {"path": str(recording.path), "shape": [clip.width, clip.height], "size": size, "fps": clip.fps}
         if recording.camera is not None:
             camera = recording.camera.resized(size)
             record |= {"focal": camera.focal.tolist(), "center": camera.center.tolist()}
-        facts.write_text(json.dumps(record | {"shot": shots}))
+        facts.write_text(json.dumps(record | {"shot": shots, "index": index}))
     return opened(facts)
 
 
@@ -100,15 +102,16 @@ def opened(facts: Path) -> Footage:
     camera = None
     if "focal" in record:
         camera = Intrinsics(torch.tensor(record["focal"]), torch.tensor(record["center"]), size)
-    return Footage(Path(record["path"]), images, tuple(record["shape"]), record["fps"], shot, camera)
+    index = np.array(record["index"], np.int64)
+    return Footage(Path(record["path"]), images, tuple(record["shape"]), record["fps"], shot, camera, index)
 
 
-def _decode(clip, target: Path, size: Size) -> list[int]:
-    """Write the frames that moved on; returns the shot of each."""
+def _decode(clip, target: Path, size: Size) -> tuple[list[int], list[int]]:
+    """Write the frames that moved on; returns the shot and the number of each."""
     from glvid import video
 
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-    shots, before, enough = [], None, MOVED * max(size) / 384
+    shots, index, before, enough = [], [], None, MOVED * max(size) / 384
     with open(target, "wb") as file:
         for item in video.frames(clip, stride=stride_of(clip.fps), max_size=2 * max(size)):
             if not isinstance(item, Frame):
@@ -120,8 +123,9 @@ def _decode(clip, target: Path, size: Size) -> list[int]:
                 continue
             file.write(image.tobytes())
             shots.append((shots[-1] if shots else 0) + int(cut))
+            index.append(item.index)
             before = image
-    return shots
+    return shots, index
 
 
 def _moved(dis: cv2.DISOpticalFlow, a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
@@ -139,7 +143,8 @@ def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[F
     kept = json.loads(file.read_text()) if file.exists() else {}
     few = len(footage) < HELD_BACK // 2
     for k, clip in enumerate(footage):
-        first = 0.9 if few else float(k % HELD_BACK != HELD_BACK // 2)
+        tail = max(1 / HELD_BACK, min(0.5, LEAST / max(1, len(clip.shot))))
+        first = 1 - tail if few else float(k % HELD_BACK != HELD_BACK // 2)
         kept.setdefault(clip.name, first)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(kept, indent=1))
@@ -170,27 +175,27 @@ class Windows:
     mirrored: tuple[bool, ...]
 
 
-def windows(footage: Sequence[Footage], rng: Random, batch: int, most: int = 4) -> Windows:
-    """`batch` windows, 1 to `most` frames apart, of recordings of one size; mirrored and recoloured at random.
+def windows(footage: Sequence[Footage], rngs: Sequence[Random], chooser: Random, most: int = 4) -> Windows:
+    """One window for each generator, 1 to `most` frames apart, of recordings of one size; mirrored and recoloured.
 
-    A recording of four times the length is drawn from twice as often.
+    `chooser` takes the first recording, and with it the size. One of four times the length is drawn twice as often.
     """
     odds = np.sqrt([len(clip.shot) for clip in footage])
-    first = int(rng.choice(len(footage), p=odds / odds.sum()))
+    first = int(chooser.choice(len(footage), p=odds / odds.sum()))
     alike = [k for k, c in enumerate(footage) if c.images.shape[1:] == footage[first].images.shape[1:]]
     share = odds[alike] / odds[alike].sum()
-    chosen = [first, *(int(rng.choice(alike, p=share)) for _ in range(batch - 1))]
-    images, cameras, mirrors = [], [], []
-    for k in chosen:
-        clip = footage[k]
-        possible = [x for gap in range(1, most + 1) if (x := (gap, starts(clip, gap)))[1].size]
-        gap, places = possible[int(rng.integers(len(possible)))]
-        start, mirror = int(rng.choice(places)), bool(rng.random() < 0.5)
-        frames = [np.asarray(clip.images[start + j * gap]) for j in range(3)]
-        images.append(np.stack(jittered(rng, [f[:, ::-1] for f in frames] if mirror else frames)))
-        cameras.append(mirrored(clip.camera) if mirror and clip.camera is not None else clip.camera)
-        mirrors.append(mirror)
-    return Windows(np.stack(images), tuple(chosen), tuple(cameras), tuple(mirrors))
+    drawn = [(k := int(rng.choice(alike, p=share)), *_window(footage[k], rng, most)) for rng in rngs]
+    chosen, images, cameras, mirrors = zip(*drawn, strict=True)
+    return Windows(np.stack(images), chosen, cameras, mirrors)
+
+
+def _window(clip: Footage, rng: Random, most: int) -> tuple[np.ndarray, Intrinsics | None, bool]:
+    possible = [x for gap in range(1, most + 1) if (x := (gap, starts(clip, gap)))[1].size]
+    gap, places = possible[int(rng.integers(len(possible)))]
+    start, mirror = int(rng.choice(places)), bool(rng.random() < 0.5)
+    frames = [np.asarray(clip.images[start + k * gap]) for k in range(3)]
+    frames = jittered(rng, [f[:, ::-1] for f in frames] if mirror else frames)
+    return np.stack(frames), mirrored(clip.camera) if mirror and clip.camera is not None else clip.camera, mirror
 
 
 def mirrored(camera: Intrinsics) -> Intrinsics:

@@ -5,7 +5,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
@@ -39,11 +39,32 @@ def row_type(size: tuple[int, int]) -> np.dtype:
 
 @dataclass(frozen=True)
 class Pool:
-    """`rows` pairs in a ring at `path` (memory-mapped); `path`.count holds how many were ever written."""
+    """`rows` pairs in a ring at `path` (memory-mapped); `path`.count holds how many were ever written.
+
+    Pair k is always the same world, and lies in row k % rows. Who draws says up to which pair (`hold`): the newest four
+    fifths before it stay, the rest may be written over. So what is drawn depends on that number alone, not on how far
+    rendering has got, and a training run that was killed goes on as if it had not been.
+    """
 
     path: Path
     size: tuple[int, int]
     rows: int
+
+    @property
+    def usable(self) -> int:
+        """Pairs to draw from once the ring is full."""
+        return self.rows - self.rows // 5
+
+    def hold(self, upto: int) -> None:
+        """From now on, pairs from `upto` - usable on are kept."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.with_suffix(".held").write_text(str(upto))
+
+    @property
+    def held(self) -> int:
+        """What `hold` said last; 0 before."""
+        file = self.path.with_suffix(".held")
+        return int(file.read_text() or 0) if file.exists() else 0
 
     def open(self) -> tuple[np.memmap, np.memmap]:
         """The ring and its counter, made on first use."""
@@ -70,9 +91,10 @@ def row_of(truth) -> np.ndarray:
 
 
 def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None, rest: float = 0.0) -> None:
-    """Render into the pool, `count` pairs or without end. Once full, sleep `rest` times the time of a pair after each.
+    """Render into the pool, `count` pairs or without end, waiting where pairs are held that would be written over.
 
-    Pair k of the pool is world `seed + k`, so an interrupted pool goes on with worlds not seen before.
+    Once full, sleep `rest` times the time of a pair after each. Pair k of the pool is world `seed + k`, so an
+    interrupted pool goes on with worlds not seen before; one that was lost begins with those that are held.
     """
     from glvid import synthetic  # not needed by those who only read a pool
     from glvid.synthetic.scenes import RESERVED
@@ -80,11 +102,15 @@ def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None,
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     ring, counter = pool.open()
+    if not counter[0]:
+        counter[0] = max(0, pool.held - pool.usable)
     photos, parent = synthetic.textures(textures) if textures else None, multiprocessing.parent_process()
     first = seed + int(counter[0])
     left = RESERVED - first if count is None else count - int(counter[0])
     began = time.monotonic()
     for truth in synthetic.samples(first, max(0, left), 2, pool.size, "cpu", photos):
+        while parent is not None and parent.is_alive() and counter[0] - pool.rows >= max(0, pool.held - pool.usable):
+            time.sleep(0.2)  # its row still holds a pair that may be drawn
         ring[counter[0] % pool.rows] = row_of(truth)
         counter[0] += 1
         if counter[0] > pool.rows:
@@ -126,6 +152,10 @@ class Batch:
     visible: torch.Tensor
     b_T_a: torch.Tensor
     intrinsics: Intrinsics
+
+    def to(self, device: str | torch.device) -> "Batch":
+        """The same pairs on a device."""
+        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def window(rng: Random, size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -212,24 +242,23 @@ def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def draw(pool: Pool, rng: Random, batch: int, target: tuple[int, int], device: str | torch.device) -> Batch:
-    """A random batch of augmented pairs at `target` size."""
-    ring, counter = pool.open()
-    return drawn([ring[: min(int(counter[0]), pool.rows)]], rng, batch, target, device)
+def draw(pool: Pool, rngs: list[Random], upto: int, target: tuple[int, int]) -> Batch:
+    """Augmented pairs at `target` size, one for each generator, of the newest before pair `upto`."""
+    ring, _ = pool.open()
+    first = max(0, upto - pool.usable)
+    return collate([augmented(rng, ring[int(rng.integers(first, upto)) % pool.rows], target) for rng in rngs], target)
 
 
-def drawn(
-    tables: list[np.ndarray], rng: Random, batch: int, target: tuple[int, int], device: str | torch.device
-) -> Batch:
-    """A random batch of augmented pairs at `target` size, from rows of any size; every table as often as any other."""
-    chosen = [tables[k] for k in rng.integers(len(tables), size=batch)]
-    items = [augmented(rng, table[rng.integers(len(table))], target) for table in chosen]
-    return collate(items, target, device)
+def drawn(tables: list[np.ndarray], rngs: list[Random], target: tuple[int, int]) -> Batch:
+    """Augmented pairs at `target` size, one for each generator, from rows of any size; every table as often as any."""
+    tables = [tables[int(rng.integers(len(tables)))] for rng in rngs]
+    items = [augmented(rng, table[rng.integers(len(table))], target) for rng, table in zip(rngs, tables, strict=True)]
+    return collate(items, target)
 
 
-def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int], device: str | torch.device) -> Batch:
+def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int]) -> Batch:
     """Items of `augmented` as tensors."""
-    t = {k: torch.from_numpy(np.stack([np.asarray(i[k], np.float32) for i in items])).to(device) for k in items[0]}
+    t = {k: torch.from_numpy(np.stack([np.asarray(i[k], np.float32) for i in items])) for k in items[0]}
     images = {k: t[k].permute(0, 3, 1, 2) / 255 for k in "ab"}
     return Batch(
         **images,

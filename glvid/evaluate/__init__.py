@@ -1,0 +1,1 @@
+"""How good is it: metrics as pure functions, and the benchmarks that apply them."""

@@ -1,0 +1,99 @@
+"""Learning without truth: the self-supervised objective on windows of real frames, cameras learned with the rest."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from glvid.geometry import rigid_flow
+from glvid.losses import PAPER, LossWeights, dissimilarity, total, window_pairs
+from glvid.types import Intrinsics, Outputs
+from glvid.warp import warp
+
+# Unlike refinement: the camera network's motion is rough, so geometry counts less and the shape of the start more.
+OBJECTIVES = {
+    "glvid": LossWeights(structure=0.1, epipolar=0.005, prior_depth=0.2, prior_gradient=0.4),
+    "paper": PAPER,
+}
+LENS = 0.05  # weight of the log focal length that the camera network says, against the recording's
+
+
+class Lenses(nn.Module):
+    """One log focal length for every recording whose camera is unknown, over the long side of its pictures.
+
+    Square pixels and a centred axis are assumed: one clip seldom shows more (Gordon et al. 2019 learn four numbers of
+    every frame; a recording has one camera, so ours are shared by its frames).
+    """
+
+    def __init__(self, count: int, start: Tensor | None = None):
+        super().__init__()
+        self.log_focal = nn.Parameter(torch.full((count,), -0.22) if start is None else start.clone())
+
+    def forward(self, which: Tensor, shape: Tensor, size: tuple[int, int]) -> Intrinsics:
+        """Cameras (B, 2) at `size` of recordings `which` (B,) whose pictures are of `shape` (B, 2)."""
+        focal = self.log_focal[which].exp() * shape.amax(1)
+        ratio = focal.new_tensor(size) / shape
+        center = focal.new_tensor(size).expand(len(which), 2) / 2
+        return Intrinsics(focal[:, None] * ratio, center, size)
+
+
+def predicted(nets: nn.ModuleDict, images: Tensor, lens: Intrinsics) -> tuple[Outputs, Intrinsics]:
+    """All three networks on windows (B, S, 3, H, W) seen through `lens` (B, 2), and the lens that they say."""
+    windows, steps = images.shape[0], images.shape[1] - 1
+    a, b = images[:, :-1].flatten(0, 1), images[:, 1:].flatten(0, 1)
+    depth = nets["depth"].depth(images.flatten(0, 1)).unflatten(0, (windows, steps + 1))
+    flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a]))[0].unflatten(0, (2, windows, steps))
+    motion, _, said = nets["camera"](a, b)
+    said = Intrinsics(*(x.unflatten(0, (windows, steps)).mean(1) for x in (said.focal, said.center)), said.size)
+    motion = motion.unflatten(0, (windows, steps))
+    moving = disagreement(depth[:, :-1], flow, motion, lens)
+    return Outputs(depth, flow, back, motion, torch.cat([moving, moving[:, -1:]], 1), lens), said
+
+
+@torch.no_grad()
+def disagreement(depth: Tensor, flow: Tensor, motion: Tensor, lens: Intrinsics) -> Tensor:
+    """Probability (B, S - 1, 1, H, W) that a pixel moves on its own: rigid and seen flow differ more than most."""
+    each = Intrinsics(lens.focal[:, None], lens.center[:, None], lens.size)
+    rigid, _ = rigid_flow(depth, each, motion)
+    gap = (rigid - flow).norm(dim=2, keepdim=True) / (1 + 0.2 * flow.norm(dim=2, keepdim=True))
+    usual = gap.flatten(2).median(2).values[..., None, None, None]
+    return torch.sigmoid(2 * (gap / usual.clamp_min(0.5) - 3))
+
+
+def joint_stage(
+    nets: nn.ModuleDict, images: Tensor, lens: Intrinsics, teacher: nn.Module, weights: LossWeights
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective on windows (B, 3, 3, H, W) of real frames; depth is held near the shape the start gave it.
+
+    The camera network learns to say the lens that the objective found or the data set knows.
+    """
+    outputs, said = predicted(nets, images, lens)
+    pairs, cameras = window_pairs(outputs)
+    with torch.no_grad():
+        initial = teacher.depth(images.flatten(0, 1))
+    flat = [x.flatten(0, 1) for x in (images, outputs.depth, outputs.moving)]
+    loss, parts = total(flat[0], flat[1], pairs, cameras, flat[2], weights, initial_depth=initial)
+    off = (said.focal.log() - lens.focal.detach().log()).abs().mean()
+    return loss + LENS * off, parts | {"focal": off.detach()}
+
+
+@torch.no_grad()
+def unlikeness(nets: nn.ModuleDict, images: Tensor, lens: Intrinsics) -> float:
+    """Mean dissimilarity of windows (B, 3, 3, H, W) and their neighbours warped by depth and camera, the better one.
+
+    What the networks would have to lower by looking away (masks, flow) does not count: only depth and motion do.
+    """
+    outputs, _ = predicted(nets, images, lens)
+    middle, ahead = images[:, 1], outputs.next_T_this
+    views = [(2, ahead[:, 1]), (0, torch.linalg.inv(ahead[:, 0].double()).to(ahead.dtype))]
+    unlike = []
+    for there, motion in views:
+        flow, _ = rigid_flow(outputs.depth[:, 1].float(), lens, motion.float())
+        unlike.append(dissimilarity(middle, warp(images[:, there], flow)[0]))
+    return float(torch.minimum(*unlike).mean())
+
+
+def together(lenses: list[Intrinsics]) -> Intrinsics:
+    """Single cameras of one size as a batch (B, 2)."""
+    focal, center = (torch.stack([getattr(x, name) for x in lenses]) for name in ("focal", "center"))
+    return replace(lenses[0], focal=focal, center=center)

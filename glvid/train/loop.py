@@ -1,0 +1,335 @@
+"""The loop: one stage after another, one straight pass of steps each.
+
+Several processes (`torchrun`) share a batch: each learns from its samples of it, gradients are averaged in one message.
+That is what DistributedDataParallel does; with networks this small there is nothing to overlap, and calls of single
+methods (`depth`, `look`) need no wrapper. Process 0 renders, validates, logs and saves.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from glvid.data.pool import filling
+from glvid.errors import GlvidError, UsageError
+from glvid.results import check_space
+from glvid.train import state as keeping
+from glvid.train.joint import OBJECTIVES, joint_stage, together
+from glvid.train.options import Options, as_toml, checked
+from glvid.train.sources import (
+    TRAIN_SEED,
+    WINDOW,
+    Draw,
+    Footing,
+    ahead,
+    cameras_file,
+    drawing,
+    footing_of,
+    lesson_tables,
+    training_pool,
+)
+from glvid.train.state import State
+from glvid.train.supervised import SUPERVISED, lesson_stage
+from glvid.train.validate import METRIC, validated
+
+ROW = 2_000_000  # bytes of a rendered pair at 384x224
+CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What training tells while it works: sentences, and after every step its number, of how many, and facts."""
+
+    note: Callable[[str], None] = lambda sentence: None
+    step: Callable[[str, int, int, dict[str, float]], None] = lambda stage, step, steps, facts: None
+
+
+@dataclass(frozen=True)
+class Crew:
+    """This process among those that share the work."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Process 0 does what is done once."""
+        return self.rank == 0
+
+    def samples(self, batch: int) -> range:
+        """Which samples of a batch this process learns from."""
+        share = batch // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+
+def train(options: Options, watcher: Watcher = Watcher()) -> Path:  # noqa: B008 (frozen)
+    """Train the stages asked for to their end; returns the folder of the exported weights.
+
+    Raises UsageError, InputError, ModelError, OutputError before the first step where anything can be known then;
+    GlvidError at a value that is not finite.
+    """
+    options = checked(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with crew(options) as team:
+        prepared(options, team, watcher)
+        init: str | Path = options.init
+        for stage in options.stages:
+            run_stage(options, stage, init, team, watcher)
+            init = merged(options, init) if len(options.stages) > 1 else init
+    return options.out / "weights"
+
+
+def merged(options: Options, init: str | Path) -> str | Path:
+    """Where the next stage starts from: what was exported, completed by what this one did not train."""
+    from glvid import weights
+
+    folder = options.out / "weights"
+    if init == "none":
+        return folder if len(list(folder.glob("*.safetensors"))) == len(weights.DEFAULTS) else init
+    for kind, name in weights.DEFAULTS.items():
+        if not (folder / f"{name}.safetensors").exists():
+            net, _ = weights.load(name if init == "shipped" else Path(init) / f"{name}.safetensors", kind)
+            weights.save(net, folder / f"{name}.safetensors")
+    return folder
+
+
+def prepared(options: Options, team: Crew, watcher: Watcher) -> None:
+    """Everything that can go wrong is looked at before the first step; the options are said and written down."""
+    if options.batch % team.size:
+        raise UsageError(f"--batch {options.batch} cannot be shared by {team.size} processes: make it a multiple")
+    if "joint" in options.stages and options.batch % (WINDOW * team.size):
+        raise UsageError(f"--batch {options.batch}: stage joint takes multiples of {WINDOW * team.size}")
+    if not team.leads:
+        return
+    earlier = any((options.out / "checkpoints").glob("*.pt"))
+    if earlier and not options.resume:
+        raise UsageError(f"{options.out}: holds a training run; --resume goes on with it, another -o starts a new one")
+    w, h = options.rendered
+    check_space(options.out, CHECKPOINTS + int(ROW * (options.rows + options.held) * w * h / (384 * 224)))
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "options.toml").write_text(as_toml(options))
+    watcher.note(as_toml(options).strip())
+
+
+@contextmanager
+def crew(options: Options) -> Iterator[Crew]:
+    """This process's place, from what torchrun says; alone without it."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = device_of(options.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if size == 1:
+        yield Crew(0, 1, device)
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Crew(rank, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def device_of(name: str, local_rank: int) -> torch.device:
+    """auto: a GPU where there is one, else the CPU. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu")
+    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+
+
+# --- a stage ----------------------------------------------------------------------------------------------------------
+
+
+def run_stage(options: Options, stage: str, init: str | Path, team: Crew, watcher: Watcher) -> None:
+    """One stage from where it stands to its end."""
+    lessons, watched, footing, teacher = ([], [], Footing(), None)
+    with leader_first(team):  # it decodes and solves, the others find that done
+        if stage == "depth" and options.data:
+            lessons, watched = lesson_tables(options, watcher.note)
+        if stage == "joint":
+            footing = footing_of(options, keeping.first_network("camera", init).eval(), watcher.note)
+    if stage == "joint":
+        teacher = keeping.first_network("depth", init).eval().requires_grad_(False).to(team.device)
+    now = keeping.start(options, stage, init, team.device, footing.log_focal)
+    if options.resume and keeping.restore(now, options):
+        watcher.note(f"stage {stage}: going on at step {now.step} of {options.steps}")
+    if now.step >= options.steps:
+        return
+    pool = training_pool(options)
+    with ExitStack() as stack:
+        if team.leads:
+            pool.hold(now.pairs)
+            if options.render:
+                stack.enter_context(filling(pool, TRAIN_SEED + options.seed, options.textures))
+        log = stack.enter_context(keeping.open_log(options.out / "log.jsonl", stage, now.step)) if team.leads else None
+        board = stack.enter_context(tensorboard(options.out / "tensorboard", now.step)) if team.leads else None
+        draw = drawing(options, stage, pool, lessons, footing)
+        learn = learning(options, now, footing, teacher, team)
+        check = (lambda: validated(now.mean, stage, options, team.device, watched, footing)) if team.leads else None
+        sources = [str(c.path) for c in footing.learn] or _told(options)
+        while now.step < options.steps:
+            now.pairs = agreed(pairs_ready(pool), team)
+            steps(options, now, team, draw, learn, log, board, watcher)
+            if team.leads:
+                finished = now.step >= options.steps
+                checkpoint(options, now, check, log, board, sources if finished else None, watcher)
+                pool.hold(now.pairs)
+    if stage == "joint" and team.leads:
+        cameras_file(options, footing, now.lenses.log_focal.detach().cpu())
+
+
+@contextmanager
+def leader_first(team: Crew) -> Iterator[None]:
+    """Process 0 goes through the block before the others do."""
+    if team.size > 1 and not team.leads:
+        dist.barrier()
+    yield
+    if team.size > 1 and team.leads:
+        dist.barrier()
+
+
+def _told(options: Options) -> list[str]:
+    file = options.out / "clips.txt"
+    return file.read_text().splitlines() if options.data and file.exists() else []
+
+
+def pairs_ready(pool) -> int:
+    """Pairs that have been rendered so far."""
+    return int(pool.open()[1][0])
+
+
+def agreed(number: int, team: Crew) -> int:
+    """Process 0's number, for all."""
+    if team.size == 1:
+        return number
+    shared = torch.tensor([number], device=team.device)
+    dist.broadcast(shared, 0)
+    return int(shared[0])
+
+
+def learning(
+    options: Options, now: State, footing: Footing, teacher: nn.Module | None, team: Crew
+) -> Callable[[Draw], tuple[Tensor, dict[str, Tensor]]]:
+    """The function a draw -> loss and its parts."""
+    half = options.precision != "fp32"  # bf16 autocast, 2.5 times faster on CPUs that know it
+    shape = torch.tensor([c.shape for c in footing.learn], dtype=torch.float32, device=team.device)
+
+    def lens(found: Draw):
+        size = (found.windows.shape[-1], found.windows.shape[-2])
+        learned = now.lenses(found.clips, shape[found.clips], size)  # of all, so that every process has gradients
+        known = [k for k, camera in enumerate(found.cameras) if camera is not None]
+        if not known:
+            return learned
+        given = together([found.cameras[k].to(team.device) for k in known])
+        at = torch.tensor(known, device=team.device)
+        focal, center = (getattr(learned, n).index_copy(0, at, getattr(given, n)) for n in ("focal", "center"))
+        return type(learned)(focal, center, size)
+
+    def learn(found: Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(team.device.type, torch.bfloat16, enabled=half):
+            if found.kind == "joint":
+                return joint_stage(now.nets, found.windows, lens(found), teacher, OBJECTIVES[options.objective])
+            if found.kind == "lesson":
+                return lesson_stage(now.nets, found.batch)
+            return SUPERVISED[found.kind](now.nets, found.batch, with_camera=found.with_camera)
+
+    return learn
+
+
+def steps(
+    options: Options, now: State, team: Crew, draw: Callable, learn: Callable, log: Any, board: Any, watcher: Watcher
+) -> None:
+    """Steps until it is time for a checkpoint, or the end."""
+    began, samples, upto = time.monotonic(), team.samples(options.batch), now.pairs
+    since = began
+    for step, found in ahead(lambda k: draw(k, samples, upto), now.step, options.steps):
+        waited = time.monotonic() - since
+        for group in now.optimiser.param_groups:
+            group["lr"] = group["rate"] * keeping.schedule(step, options.steps)
+        loss, parts = learn(found.to(team.device))
+        now.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        share_gradients(keeping.parameters(now), team)
+        norm = nn.utils.clip_grad_norm_(keeping.parameters(now), 1.0)
+        if not torch.isfinite(norm):
+            good = keeping.checkpoints(options, now.stage)
+            advice = f"the last good state is {good[-1]}, --resume goes on from it" if good else "lower the rate"
+            raise GlvidError(f"training is not finite at step {step} of stage {now.stage}: {advice}")
+        now.optimiser.step()
+        keeping.average(now)
+        now.step = step + 1
+        facts = {"loss": shared_mean(loss.detach(), team), "norm": float(norm)}
+        facts |= {name: float(value.detach()) for name, value in parts.items()}
+        facts |= {"seconds": time.monotonic() - since, "waited": waited}
+        since = time.monotonic()
+        if log is not None:
+            entry = {"stage": now.stage, "step": step, "kind": found.kind}
+            log.write(json.dumps(entry | {k: round(v, 6) for k, v in facts.items()}) + "\n")
+            if board is not None:
+                for name, value in facts.items():
+                    board.add_scalar(f"{now.stage}/{name}", value, step)
+        watcher.step(now.stage, step, options.steps, facts)
+        due = step == 0 or time.monotonic() - began > options.every
+        if agreed(int(due), team):
+            return
+
+
+def share_gradients(learned: list[nn.Parameter], team: Crew) -> None:
+    """Mean of the gradients of all processes, in one message. What this step does not use, none of them uses."""
+    used = [p for p in learned if p.grad is not None]
+    if team.size == 1 or not used:
+        return
+    flat = torch.cat([p.grad.reshape(-1) for p in used])
+    dist.all_reduce(flat)
+    flat /= team.size
+    for p, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
+        p.grad.copy_(part.view_as(p))
+
+
+def shared_mean(value: Tensor, team: Crew) -> float:
+    """Mean of a number over the processes."""
+    if team.size > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return float(value) / team.size
+
+
+def checkpoint(
+    options: Options, now: State, check: Callable, log: Any, board: Any, sources: list[str] | None, watcher: Watcher
+) -> None:
+    """Validate, save, log; `sources`: what a finished stage learned from, for the cards of its weights."""
+    figures = check()
+    metric = figures.get(METRIC[now.stage], float("inf"))
+    better = metric < now.best
+    now.best = min(metric, now.best)
+    path = keeping.save(now, options, figures, better)
+    log.write(json.dumps({"stage": now.stage, "step": now.step - 1, "held": figures}) + "\n")
+    if board is not None:
+        for name, value in figures.items():
+            board.add_scalar(f"{now.stage}/held/{name}", value, now.step)
+    said = ", ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])
+    watcher.note(f"stage {now.stage}, step {now.step}: {said or 'nothing to validate on'}; {path.name}")
+    if sources is not None:
+        for kind in now.mean:
+            text = keeping.card(kind, now, options, figures, sources)
+            (options.out / "weights" / f"{kind}-small.md").write_text(text)
+
+
+@contextmanager
+def tensorboard(folder: Path, begin: int) -> Iterator:
+    """A writer for TensorBoard where it is installed (extra `train`), else None."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        yield None
+        return
+    with SummaryWriter(str(folder), purge_step=begin) as writer:
+        yield writer

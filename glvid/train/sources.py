@@ -1,0 +1,210 @@
+"""Where batches come from: rendered pairs, lessons of real clips, windows of real footage; all a function of the step.
+
+Every sample has a random generator of its own, made of seed, step and the sample's number in the whole batch. So a
+resumed run draws what it would have drawn, and processes that share a batch draw what one process would have.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glvid import weights
+from glvid.data import frames
+from glvid.data.frames import Footage
+from glvid.data.pool import Batch, Pool, draw, drawn
+from glvid.errors import UsageError
+from glvid.lessons import GUESS, taught
+from glvid.predict import as_tensor, predict_camera, working_size
+from glvid.results import check_space
+from glvid.train.options import Options
+from glvid.types import Intrinsics
+
+WINDOW = 4  # pairs that one window of three frames costs as much as
+REPLAY = 0.5  # share of rendered batches in stage `joint`
+LESSONS = 0.4  # share of batches from real clips in stage `depth`, where there are some
+CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
+WATCHED = 9  # every so many-th clip is not learned from but measured on
+LEAST_SURE = 0.03  # share of depth that flow must determine in a clip
+TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds watched; those from 900,000 are for evaluation
+
+
+@dataclass(frozen=True)
+class Footing:
+    """Real footage: what to learn from, what to validate on, and the focal length every recording starts from."""
+
+    learn: tuple[Footage, ...] = ()
+    check: tuple[Footage, ...] = ()
+    said: tuple[str, ...] = ()
+    log_focal: Tensor = field(default_factory=lambda: torch.zeros(0))  # of `learn`, over the long side
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One step's batch. kind: depth, flow, lesson or joint; `batch` for all but joint."""
+
+    kind: str
+    with_camera: bool = False
+    batch: Batch | None = None
+    windows: Tensor | None = None  # (B, 3, 3, H, W), 0..1
+    clips: Tensor | None = None  # (B,) which recording each window is of
+    cameras: tuple[Intrinsics | None, ...] = ()
+
+    def to(self, device: str | torch.device) -> "Draw":
+        """The same on a device."""
+        moved = {k: v.to(device) for k in ("batch", "windows", "clips") if (v := getattr(self, k)) is not None}
+        return Draw(self.kind, self.with_camera, **moved, cameras=self.cameras)
+
+
+def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Picture sizes trained on: the given one, a driving strip, nearly square, portrait; multiples of 32."""
+    w, h = size
+
+    def near(x: float) -> int:
+        return max(32, 32 * round(x / 32))
+
+    return [(w, h), (w, near(w / 3)), (near(w * 0.83), near(w * 0.67)), (near(w * 0.67), near(w * 0.83))]
+
+
+def generators(options: Options, step: int, samples: range) -> tuple[np.random.Generator, list[np.random.Generator]]:
+    """The step's own random numbers, and those of every sample."""
+    own = [np.random.default_rng([options.seed, step, 1 + k]) for k in samples]
+    return np.random.default_rng([options.seed, step, 0]), own
+
+
+def drawing(
+    options: Options, stage: str, pool: Pool, lessons: list[np.ndarray], footing: Footing
+) -> Callable[[int, range, int], Draw]:
+    """A function (step, samples of the batch, pairs of the pool to draw from) -> what the stage learns from."""
+    sizes, odds = shapes(options.size), np.array([0.4, 0.3, 0.15, 0.15])
+
+    def one(step: int, samples: range, upto: int) -> Draw:
+        rng, own = generators(options, step, samples)
+        target, dice, camera = sizes[rng.choice(len(sizes), p=odds)], rng.random(), bool(rng.random() < CAMERA_SHARE)
+        if stage == "joint" and dice >= REPLAY:
+            return _windows(footing, rng, [own[k - samples.start] for k in samples if k % WINDOW == 0])
+        if stage == "depth" and lessons and dice < LESSONS:
+            return Draw("lesson", batch=drawn(lessons, own, target))
+        kind = stage if stage != "joint" else ("depth" if dice < 0.7 * REPLAY else "flow")
+        return Draw(kind, camera, draw(pool, own, upto, target))
+
+    return one
+
+
+def _windows(footing: Footing, rng: np.random.Generator, own: list[np.random.Generator]) -> Draw:
+    found = frames.windows(footing.learn, own, rng)
+    images = as_tensor(found.images.reshape(-1, *found.images.shape[2:])).unflatten(0, (-1, 3))
+    return Draw("joint", windows=images, clips=torch.tensor(found.clips), cameras=found.cameras)
+
+
+def ahead(draw: Callable[[int], Draw], first: int, last: int) -> Iterator[tuple[int, Draw]]:
+    """(step, its batch) for first..last-1; the next batch is drawn in a second thread while one is learned from."""
+    with ThreadPoolExecutor(1, "glvid-draw") as worker:
+        coming = worker.submit(draw, first) if first < last else None
+        for step in range(first, last):
+            found = coming.result()
+            coming = worker.submit(draw, step + 1) if step + 1 < last else None
+            yield step, found
+
+
+# --- what there is to draw from ---------------------------------------------------------------------------------------
+
+
+def training_pool(options: Options) -> Pool:
+    """Rendered pairs to train on."""
+    return Pool(options.out / "pool" / "train.bin", options.rendered, options.rows)
+
+
+def held_pool(options: Options) -> Pool:
+    """Rendered pairs to validate on."""
+    return Pool(options.out / "pool" / "held.bin", options.rendered, options.held)
+
+
+def cache_of(options: Options) -> Path:
+    """Where decoded frames of this size lie."""
+    return options.out / "frames" / str(options.size[0])
+
+
+def found_footage(options: Options, note: Callable[[str], None]) -> list[Footage]:
+    """All footage below `data` but what is excluded or for testing, decoded; says what was found and what it takes.
+
+    Without `data`, what the cache already holds (on a machine without the films). Raises UsageError where nothing is
+    left, InputError for what is broken, OutputError where the disk is too small for the frames.
+    """
+    cache = cache_of(options)
+    if not options.data:
+        return [frames.opened(path) for path in sorted(cache.glob("*.json"))]
+    from glvid import video  # PyAV: only for those who decode
+    from glvid.data.layouts import read_patterns, survey
+    from glvid.data.splits import training
+
+    found = survey(options.data, read_patterns(options.exclude))
+    for sentence in found.said:
+        note(sentence)
+    recordings = training(found.recordings, options.split, note)
+    if not recordings:
+        raise UsageError(
+            f"no film left below {', '.join(map(str, options.data))}: correct --data, --exclude or --split"
+        )
+    size_of = partial(working_size, long_side=options.size[0])
+    new = [r for r in recordings if not (cache / f"{frames.name_of(r.path)}.json").exists()]
+    if new:
+        clips = [video.probe(r.path) for r in new]
+        counts = [(c.frames or round(c.duration * c.fps) or 1, c.fps, (c.width, c.height)) for c in clips]
+        needed = frames.expected_bytes(counts, size_of)
+        note(f"decoding {len(new)} of {len(recordings)} recordings into {cache}: at most {needed / 1e9:.2f} GB")
+        cache.mkdir(parents=True, exist_ok=True)
+        check_space(cache, needed)
+    return [frames.stored(recording, cache, size_of) for recording in recordings]
+
+
+def footing_of(options: Options, camera_net: torch.nn.Module, note: Callable[[str], None]) -> Footing:
+    """Real footage split into two sides, kept in `split.json`; and a focal length for every recording to start from."""
+    clips = [clip for clip in found_footage(options, note) if frames.starts(clip, 1).size]
+    if not clips:
+        raise UsageError("no recording holds three frames between which something moves: give other --data")
+    learn, check = frames.split(clips, options.out / "split.json")
+    note(f"{sum(frames.starts(c, 1).size for c in learn)} windows to learn from, of {len(learn)} recordings; "
+         f"{sum(frames.starts(c, 1).size for c in check)} to validate on, of {len(check)}")  # fmt: skip
+    return Footing(tuple(learn), tuple(check), log_focal=torch.tensor([first_focal(c, camera_net) for c in learn]))
+
+
+def first_focal(clip: Footage, camera_net: torch.nn.Module) -> float:
+    """Log of the focal length over the long side that a recording starts from: its own, or the camera network's."""
+    if clip.camera is not None:
+        lens = clip.camera.resized(clip.shape)
+    else:
+        at = frames.starts(clip, 1)[:: max(1, frames.starts(clip, 1).size // 8)]
+        lens = predict_camera(camera_net, clip.images[at], clip.images[at + 1], clip.shape).resized(clip.shape)
+    return float(lens.focal.mean().log() - np.log(max(clip.shape)))
+
+
+def lesson_tables(options: Options, note: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rows of all real clips that teach something: to learn from, and to watch.
+
+    Solved with the networks training starts from (else the shipped ones); what became of every clip is in `clips.txt`.
+    """
+    where = Path(options.init) if options.init not in ("shipped", "none") and Path(options.init).is_dir() else None
+    names = [f"{kind}-small" for kind in ("depth", "camera")]
+    nets = [weights.load(where / f"{n}.safetensors" if where else n, n.split("-")[0])[0] for n in names]
+    tables, told = [], []
+    for clip in found_footage(options, note):
+        rows, said = taught(clip, options.out / "lessons", *nets)
+        told += said
+        if len(rows) and rows["sure"].mean() > 255 * (GUESS + LEAST_SURE):
+            tables.append(rows)
+    (options.out / "clips.txt").write_text("\n".join(told) + "\n")
+    watched = tables[WATCHED - 1 :: WATCHED]
+    return [t for k, t in enumerate(tables) if k % WATCHED != WATCHED - 1] or tables, watched
+
+
+def cameras_file(options: Options, footing: Footing, log_focal: Tensor) -> None:
+    """Write the focal length learned for every recording, px of its own pictures, as `cameras.json`."""
+    found = {c.name: round(float(f.exp()) * max(c.shape), 2) for c, f in zip(footing.learn, log_focal, strict=True)}
+    (options.out / "cameras.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -1,0 +1,239 @@
+"""What training keeps: networks, their running mean, optimiser, step; on disk as checkpoints, a log, weight files."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from glvid import __version__, weights
+from glvid.errors import ModelError, OutputError
+from glvid.networks import KINDS
+from glvid.train.joint import Lenses
+from glvid.train.options import STAGES, Options, as_toml
+
+KEPT = 2  # checkpoints of a stage, beside the best one
+
+
+@dataclass
+class State:
+    """One stage as it stands. The only thing here that changes."""
+
+    stage: str
+    nets: nn.ModuleDict
+    mean: nn.ModuleDict  # exponential running mean of their parameters
+    optimiser: torch.optim.Optimizer
+    step: int = 0  # to be done next
+    pairs: int = 0  # of the pool, to draw from
+    best: float = math.inf  # of the validation metric
+    lenses: Lenses | None = None  # stage joint: focal lengths of the recordings
+
+
+def start(options: Options, stage: str, init: str | Path, device: torch.device, log_focal: Tensor | None) -> State:
+    """Networks from `init` (shipped, none or a folder of weights), a copy for their mean, and the optimiser.
+
+    Raises ModelError for weights that do not fit.
+    """
+    torch.manual_seed(options.seed)
+    nets = nn.ModuleDict({kind: first_network(kind, init) for kind in STAGES[stage]})
+    nets = nets.to(device, memory_format=torch.channels_last)
+    mean = nn.ModuleDict({kind: KINDS[kind][0](nets[kind].config) for kind in nets}).to(device)
+    mean = mean.to(memory_format=torch.channels_last).requires_grad_(False).eval()
+    mean.load_state_dict(nets.state_dict())
+    groups = [{"params": list(nets.parameters()), "rate": options.rate}]
+    lenses = None
+    if stage == "joint":
+        lenses = Lenses(len(log_focal), log_focal).to(device)
+        groups.append({"params": list(lenses.parameters()), "rate": options.rate * 5, "weight_decay": 0.0})
+    optimiser = torch.optim.AdamW(groups, options.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    return State(stage, nets, mean, optimiser, lenses=lenses)
+
+
+def first_network(kind: str, init: str | Path) -> nn.Module:
+    """A network to start from, in training mode."""
+    if init == "none":
+        return KINDS[kind][0]().train()
+    name = weights.DEFAULTS[kind]
+    source = name if init == "shipped" else Path(init) / f"{name}.safetensors"
+    return weights.load(source, kind)[0].train()
+
+
+def parameters(state: State) -> list[nn.Parameter]:
+    """All that is learned."""
+    return [p for group in state.optimiser.param_groups for p in group["params"]]
+
+
+def schedule(step: int, steps: int, warm: int = 300) -> float:
+    """Share of the learning rate: linear warm-up, then half a cosine down to 2 %."""
+    warm = min(warm, steps // 10 + 1)
+    done = max(0, step - warm) / max(1, steps - warm)
+    return min(1.0, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def average(state: State) -> None:
+    """Exponential running mean of the parameters over about 1,000 steps, faster at first."""
+    keep = min(0.999, (state.step + 1) / (state.step + 10))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(state.mean.parameters()), list(state.nets.parameters()), 1 - keep)
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def checkpoints(options: Options, stage: str) -> list[Path]:
+    """Checkpoints of a stage, oldest first; the best one is not among them."""
+    return sorted((options.out / "checkpoints").glob(f"{stage}-[0-9]*.pt"))
+
+
+def save(state: State, options: Options, metrics: dict[str, float], better: bool) -> Path:
+    """A checkpoint, and the mean networks as weight files; keeps the last two and the best. Raises OutputError."""
+    folder = options.out / "checkpoints"
+    with suppress(FileExistsError):
+        folder.mkdir(parents=True)
+    path = folder / f"{state.stage}-{state.step:07d}.pt"
+    content = {name: getattr(state, name).state_dict() for name in ("nets", "mean", "optimiser")}
+    content |= {name: getattr(state, name) for name in ("stage", "step", "pairs", "best")}
+    content |= {"lenses": state.lenses.state_dict() if state.lenses else None, "options": as_toml(options)}
+    weights.save_checkpoint(content, path)
+    if better:
+        shutil.copyfile(path, folder / "best.part")
+        os.replace(folder / "best.part", folder / f"{state.stage}-best.pt")
+    for old in checkpoints(options, state.stage)[:-KEPT]:
+        old.unlink()
+    facts = {"stage": state.stage, "steps": state.step, "batch": options.batch, "size": list(options.size)}
+    for kind, net in state.mean.items():
+        weights.save(net, options.out / "weights" / f"{kind}-small.safetensors", {"trained": facts | metrics})
+    return path
+
+
+def restore(state: State, options: Options) -> bool:
+    """Puts the newest checkpoint of the stage in place; False where there is none.
+
+    Raises ModelError for one that is cut short, not finite or of another architecture, naming the last good one.
+    """
+    found = checkpoints(options, state.stage)
+    if not found:
+        return False
+    try:
+        fill(state, found[-1])
+    except ModelError as error:
+        good = next((str(p) for p in reversed(found[:-1]) if _is_good(state, p)), None)
+        advice = f"the last good one is {good}: remove {found[-1].name} to go on from it" if good else "start anew"
+        raise ModelError(f"{error}; {advice}") from error
+    return True
+
+
+def _is_good(state: State, path: Path) -> bool:
+    try:
+        _checked(state, path)
+    except ModelError:
+        return False
+    return True
+
+
+def fill(state: State, path: Path) -> None:
+    """A checkpoint's values into a state of the same architecture. Raises ModelError, and changes nothing then."""
+    content = _checked(state, path)
+    state.nets.load_state_dict(content["nets"])
+    state.mean.load_state_dict(content["mean"])
+    if state.lenses is not None:
+        state.lenses.load_state_dict(content["lenses"])
+    state.optimiser.load_state_dict(content["optimiser"])
+    state.step, state.pairs, state.best = content["step"], content["pairs"], content["best"]
+
+
+def _checked(state: State, path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, once it is known to fit."""
+    content = weights.load_checkpoint(path)
+    parts = {"nets": state.nets, "mean": state.mean} | ({"lenses": state.lenses} if state.lenses is not None else {})
+    if not isinstance(content, dict) or not {*parts, "optimiser", "step", "pairs", "best"} <= content.keys():
+        raise ModelError(f"{path} is no checkpoint of glvid train")
+    if content["stage"] != state.stage:
+        raise ModelError(f"{path} is of stage {content['stage']}, not {state.stage}")
+    for name, module in parts.items():
+        wanted, there = module.state_dict(), content[name] or {}
+        if wanted.keys() != there.keys() or any(wanted[k].shape != there[k].shape for k in wanted):
+            raise ModelError(f"{path} holds another architecture than {name} to be trained")
+        if not all(torch.isfinite(v).all() for v in there.values()):
+            raise ModelError(f"{path} holds values that are not finite")
+    return content
+
+
+# --- the log, and what a finished stage leaves ------------------------------------------------------------------------
+
+
+@contextmanager
+def open_log(path: Path, stage: str, begin: int) -> Iterator:
+    """The log, one JSON object a line, cut back to what was written before step `begin` of the stage."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text().splitlines(True) if path.exists() else []
+    try:
+        kept = [x for x in lines if (y := _read(x)) and (y["stage"] != stage or y["step"] < begin)]
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(kept))
+        os.replace(part, path)
+        with open(path, "a", buffering=1) as log:
+            yield log
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}; free some space and --resume") from error
+
+
+def _read(line: str) -> dict[str, Any] | None:
+    """One entry of the log; None where a crash cut it."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def card(kind: str, state: State, options: Options, metrics: dict[str, float], learned_from: list[str]) -> str:
+    """What people should know of weights: their data, command, code and figures, in Markdown."""
+    path = options.out / "weights" / f"{kind}-small.safetensors"
+    figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
+    films = "\n".join(f"- {name}" for name in learned_from) or "- rendered worlds only"
+    return f"""# {path.stem}
+
+A {kind} network of glvid {__version__}{commit()}, stage `{state.stage}`, {state.step} steps of {options.batch}
+samples at {options.size[0]}x{options.size[1]} px. sha256 `{weights.sha256(path)}`.
+
+The terms of the footage it learned from bind it too: look them up before you pass it on.
+
+## Validation
+
+| metric | value |
+|---|---|
+{figures}
+
+## Learned from
+
+Rendered worlds from seed {options.seed + 100_000} on, and
+
+{films}
+
+Kept out: {", ".join(f"`{pattern}`" for pattern in options.exclude) or "nothing"}.
+
+## Options
+
+```toml
+{as_toml(options).strip()}
+```
+"""
+
+
+def commit() -> str:
+    """The commit of a checkout, in words; empty for an installed package."""
+    here = Path(__file__).parent.parent
+    if not (here.parent / ".git").exists():
+        return ""
+    found = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return f" (commit {found.stdout.strip()})" if found.returncode == 0 else ""

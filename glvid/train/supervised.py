@@ -1,0 +1,143 @@
+"""Learning from truth: rendered pairs (depth, flow, camera), and real ones that geometry solved (depth)."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glvid.data.pool import Batch
+from glvid.geometry import rigid_flow
+from glvid.warp import resize_flow
+
+CAP = 200.0  # m; truth beyond (sky above all) counts as this far
+
+
+def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[str, Tensor]:
+    """Log-depth against truth: L1 after the median offset is taken away, slopes over several steps, a little absolute.
+
+    Scale-invariant because one picture does not show its scale (Eigen et al. 2014); gradients keep edges sharp
+    (Li and Snavely 2018). The absolute part makes neighbouring frames agree on one scale. `sure` (0..1) weighs pixels;
+    sky counts a third.
+    """
+    truth = depth.clamp(0.1, CAP).log()
+    weight = sure * torch.where(depth < CAP, 1.0, 0.33)
+    parts = {"value": depth.new_zeros(()), "slope": depth.new_zeros(()), "scale": depth.new_zeros(())}
+    for k, disparity in enumerate(disparities):
+        t, v = truth[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
+        e = -disparity.log() - t
+        offset = middle(e.detach(), v)
+        e = e - offset
+        share = 0.5**k / 1.875  # 1, 1/2, 1/4, 1/8, normalised
+        parts["value"] = parts["value"] + share * (v * e.abs()).mean()
+        parts["scale"] = parts["scale"] + share * (v * (e + offset)).flatten(1).mean(1).abs().mean()
+        if k < 2:
+            parts["slope"] = parts["slope"] + slopes(e, v) / 2
+    return parts
+
+
+def middle(e: Tensor, weight: Tensor) -> Tensor:
+    """Median (B, 1, 1, 1) of every image's pixels that weigh at least half of what its average pixel does."""
+    usual = weight.mean((1, 2, 3), keepdim=True) / 2
+    return torch.where(weight > usual, e, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)[:, None, None, None]
+
+
+def slopes(e: Tensor, weight: Tensor, scales: int = 4) -> Tensor:
+    """Mean |difference| of e over steps of 1, 2, 4, 8 px; beyond 1 it counts no more (an edge a pixel off)."""
+    mean = e.new_zeros(())
+    for k in range(scales):
+        s, v = e[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
+        for dim in (-1, -2):
+            if s.shape[dim] > 1:
+                mean = mean + (v.narrow(dim, 1, v.shape[dim] - 1) * torch.tanh(s.diff(dim=dim).abs())).mean()
+    return mean
+
+
+def camera_loss(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Motion both ways against truth (0.2 m weigh like 0.02 rad), where it sends the true points, lens, matches.
+
+    The points (in 1 % of the width, logarithmic) weigh rotation and translation as the picture does, but pull on hardly
+    anything while the motion is still far off; the plain difference does that. Without the matches nothing is learned
+    for long: motions of either sign are equally likely, so the best blind answer is none.
+    """
+    shift, seen = net.look(batch.a, batch.b)
+    b_T_a, a_T_b, lens = net.answer(seen, batch.intrinsics.size)
+    flow = F.avg_pool2d(batch.flow, 4)
+    near = (flow.abs().amax(1, keepdim=True) < 4 * net.config.radius) * F.avg_pool2d(batch.visible, 4)
+    depth, K = F.max_pool2d(batch.depth.clamp(0.3, CAP), 8), batch.intrinsics
+    K = K.resized((depth.shape[-1], depth.shape[-2]))
+    error = torch.cat([b_T_a - batch.b_T_a, a_T_b - torch.linalg.inv(batch.b_T_a)])[:, :3].abs()
+    want, z = rigid_flow(depth, K, batch.b_T_a)
+    have, y = rigid_flow(depth, K, b_T_a)
+    apart = (100 / K.size[0]) * (have - want).norm(dim=1, keepdim=True).clamp_max(K.size[0])
+    return {
+        "motion": (((z > 0.2) & (y > 0.2)) * torch.log1p(apart)).mean(),
+        "pose": (error[..., 3] / 0.2).mean() + (error[..., :3] / 0.02).mean(),
+        "match": (near * (shift[: len(flow)] - flow).abs()).mean(),
+        "focal": (lens.focal.log() - batch.intrinsics.focal.log()).abs().mean(),
+        "center": (lens.center - batch.intrinsics.center).abs().mean() / lens.size[0],
+    }
+
+
+def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
+    """Robust end-point error over all levels; hidden pixels count too (their truth is known).
+
+    A level of 1 / s of the size counts its px as sqrt(s) px: as px of full size, the coarsest would rule.
+    """
+    full = flows[0].shape[-1]
+    loss = truth.new_zeros(())
+    for k, flow in enumerate(flows):
+        size = (flow.shape[-1], flow.shape[-2])
+        error = (flow - resize_flow(truth, size)).norm(dim=1) * (full / size[0]) ** 0.5
+        loss = loss + 0.8**k * ((error + 0.01).pow(0.7)).mean()
+    return loss
+
+
+DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1}
+CAMERA_WEIGHTS = {"motion": 0.05, "pose": 0.05, "match": 0.05, "focal": 0.05, "center": 0.05}
+
+
+def weighted(parts: dict[str, Tensor]) -> Tensor:
+    """The loss that parts add up to."""
+    return sum((DEPTH_WEIGHTS | CAMERA_WEIGHTS)[k] * v for k, v in parts.items())
+
+
+def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Depth, and camera, from rendered truth."""
+    parts = depth_loss(nets["depth"](batch.a), batch.depth, batch.sure)
+    if with_camera:
+        parts |= camera_loss(nets["camera"], batch)
+    return weighted(parts), parts
+
+
+def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    """Flow from rendered truth; vectors longer than half the picture are cut (they leave it anyway)."""
+    bound = batch.flow.shape[-1] / 2
+    truth = batch.flow.clamp(-bound, bound)
+    flows = nets["flow"](batch.a, batch.b)
+    loss = flow_loss(flows, truth)
+    return loss, {"loss_flow": loss, "epe": (flows[0] - truth).norm(dim=1).mean()}
+
+
+def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+    """Camera alone, from rendered truth."""
+    parts = camera_loss(nets["camera"], batch)
+    return weighted(parts), parts
+
+
+def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Depth from what geometry found out about real clips; their scale is a guess, so it is not learned."""
+    parts = depth_loss(nets["depth"](batch.a), batch.depth, batch.sure)
+    return weighted({k: parts[k] for k in ("value", "slope")}), {f"real_{k}": v for k, v in parts.items()}
+
+
+SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}
+
+
+def abs_rel(net: nn.Module, batch: Batch) -> float:
+    """Mean |D - D*| / D* of sure depths below 80 m, each picture scaled by its median."""
+    depth, near, errors = net.depth(batch.a), (batch.depth < 80) & (batch.sure > 0.5), []
+    for d, t, ok in zip(depth, batch.depth, near, strict=True):
+        if ok.any():
+            d, t = d[ok], t[ok]
+            errors.append(float(((d * (t.median() / d.median()) - t).abs() / t).mean()))
+    return float(np.mean(errors))
