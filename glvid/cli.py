@@ -214,6 +214,54 @@ def train(
     emit(str(folder))
 
 
+@app.command("eval")
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="PROTOCOL|RUN", help="A protocol's name, or a run folder.")],
+    data: Annotated[list[Path], typer.Option(metavar="DIR", help="Where a protocol finds its clips; repeatable.")] = [],  # noqa: B006
+    truth: Annotated[
+        list[Path], typer.Option(metavar="DIR", help="Data set that a run's clip is of; repeatable.")
+    ] = [],  # noqa: B006
+    exclude: Annotated[
+        list[str], typer.Option(metavar="PATTERN", help="Paths to keep out; @FILE reads patterns.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder.", show_default="<protocol>.eval")] = None,
+    refine: Refine = "none",
+    steps: Steps = None,
+    depth_model: DepthModel = None,
+    flow: Flow = "dis",
+    max_size: MaxSize = 1280,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Score a run against truth, or a whole benchmark: kitti-eigen, kitti-improved, kitti-odometry, kitti-flow,
+    sintel-flow, flow, tum, video-depth, consistency, intrinsics."""
+    from glvid.evaluate import NAMES, benchmark, scored
+    from glvid.infer import InferOptions
+    from glvid.results import open_run
+
+    if target not in NAMES:
+        found = {name: scores.summary for name, scores in scored(open_run(target), truth, exclude).items()}
+        emit(json.dumps(found, indent=1) if json_ else scores_in_words(found))
+        return
+    if not data:
+        raise UsageError(f"eval {target}: give the data set with --data DIR")
+    folder = out or Path(f"{target}.eval")
+    chosen = dict(refine=refine, steps=steps, depth_model=depth_model, flow=flow, max_size=max_size)
+    with progress(quiet) as report:
+        options = InferOptions(**chosen, device=device, precision=precision)
+        benchmark(target, data, folder, options, exclude, report)
+    emit((folder / ("summary.json" if json_ else "table.md")).read_text().rstrip())
+
+
+def scores_in_words(found: dict[str, dict[str, float]]) -> str:
+    """One block per protocol."""
+    blocks = [aligned([(key, f"{value:.5g}") for key, value in numbers.items()]) for numbers in found.values()]
+    return "\n\n".join(f"{name}\n{block}" for name, block in zip(found, blocks, strict=True))
+
+
 @app.command()
 def probe(
     inputs: Inputs,

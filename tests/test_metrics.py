@@ -389,7 +389,6 @@ def test_path_scores_are_the_referees(seed, digits):
 
 @pytest.mark.parametrize("delta", [1, 4])
 def test_path_scores_are_evos(delta):
-    pytest.importorskip("evo")
     from evo.core import metrics as evo
     from evo.core.trajectory import PosePath3D
 

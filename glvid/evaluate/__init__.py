@@ -1,1 +1,5 @@
-"""How good is it: metrics as pure functions, and the benchmarks that apply them."""
+"""How good a run is, by the protocols of the literature; alone, or as a whole benchmark."""
+
+from glvid.evaluate.suite import NAMES, benchmark, scored
+
+__all__ = ["NAMES", "benchmark", "scored"]

@@ -1,0 +1,204 @@
+"""The protocols of the literature, by name, on one run and what is known of its clip: numbers, and a row per frame."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from glvid.evaluate import metrics
+from glvid.evaluate.truth import Judged, depth_pairs, measured_depth, path_pair, scanned_depth
+from glvid.results import RunFolder
+from glvid.types import Recording
+
+INDOOR, OUTDOOR = 10.0, 80.0  # m: true depth beyond does not count
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Numbers of a clip, and one row per frame for a table; `weight`: of the clip in a mean over clips."""
+
+    summary: dict[str, float]
+    rows: tuple[dict[str, Any], ...] = ()
+    weight: float = 1.0
+
+
+def outdoors(recording: Recording) -> bool:
+    """KITTI's depth reaches 80 m, that of the rooms of TUM and Bonn 10 m."""
+    return recording.kind.startswith("KITTI")
+
+
+# --- depth ------------------------------------------------------------------------------------------------------------
+
+
+def kitti_eigen(case: Judged, frames: set[int] | None = None) -> Scores:
+    """Eigen split with Garg's crop, raw LiDAR below 80 m, median scaling per frame (Monodepth2's evaluate_depth).
+
+    Where a frame has no scan, its projected depth map stands in, if there is one.
+    """
+
+    def truth(recording: Recording, n: int):
+        scan = scanned_depth(recording, n)
+        return measured_depth(recording, n) if scan is None else scan
+
+    return _depth(case, truth, metrics.NEAREST, OUTDOOR, True, frames)
+
+
+def kitti_improved(case: Judged, frames: set[int] | None = None) -> Scores:
+    """As `kitti_eigen`, against KITTI's depth maps of several scans, without a crop."""
+    return _depth(case, measured_depth, metrics.NEAREST, OUTDOOR, False, frames)
+
+
+def sensor_depth(case: Judged) -> Scores:
+    """Depth against a depth camera, 0.1 to 10 m, median scaling per frame."""
+    return _depth(case, measured_depth, 0.1, INDOOR, False, None)
+
+
+def _depth(case: Judged, truth: Callable, low: float, cap: float, crop: bool, frames: set[int] | None) -> Scores:
+    found = list(depth_pairs(case, truth, low, cap, crop, frames))
+    rows = metrics.per_frame_scaled([(p, g) for _, p, g in found], low, cap)
+    named = tuple({"frame": row.name} | scores for (row, _, _), scores in zip(found, rows, strict=True))
+    summary = metrics.mean_over_frames(rows)
+    return Scores(summary, named, summary["frames"])
+
+
+def video_depth(case: Judged) -> Scores:
+    """Protocol A (MonST3R, CUT3R: one scale, or scale and shift, of the whole sequence by least absolute errors) and B
+    (Video Depth Anything: scale and shift of disparity by least squares), in keys that begin with a_ and b_."""
+    cap = OUTDOOR if outdoors(case.recording) else INDOOR
+    pairs = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
+    if not sum(len(g) for _, g in pairs):
+        return Scores({}, weight=0)
+    a, both = (metrics.sequence_aligned(pairs, align) for align in ("scale", "scale_shift"))
+    b = metrics.disparity_aligned(pairs, cap)
+    summary = {f"a_scale_{k}": a[k] for k in metrics.DEPTH} | {f"a_shift_{k}": both[k] for k in metrics.DEPTH}
+    summary |= {f"b_{k}": b[k] for k in metrics.DEPTH} | {"frames": len(pairs)}
+    return Scores(summary, weight=a["pixels"])
+
+
+# --- path and camera --------------------------------------------------------------------------------------------------
+
+
+def path(case: Judged) -> Scores:
+    """ATE and RPE over one frame, after a similarity (evo's)."""
+    said, true = path_pair(case)
+    return Scores(metrics.ate(said, true) | metrics.rpe(said, true) | {"poses": len(said)})
+
+
+def kitti_odometry(case: Judged) -> Scores:
+    """t_rel and r_rel over 100 to 800 m, ATE, RPE, and the ATE of five frames that earlier papers give."""
+    said, true = path_pair(case)
+    segments = metrics.kitti_segments(said, true, align="7dof")
+    return Scores(path(case).summary | segments | metrics.five_frame_ate(said, true))
+
+
+def intrinsics(case: Judged) -> Scores:
+    """Focal length (in %) and field of view (degrees), and whether the clip determines them."""
+    known = case.recording.camera
+    if known is None:
+        return Scores({}, weight=0)
+    camera = case.run.camera
+    known = known.resized((camera["width"], camera["height"]))
+    true = tuple(float(x) for x in known.focal)
+    field_of_view = metrics.fov_error((camera["fx"], camera["fy"]), true, known.size)
+    summary = {"focal_percent": metrics.focal_error(camera["fx"], true[0])} | field_of_view
+    return Scores(summary | {"observable": float(camera["observable"])})
+
+
+def tum(case: Judged) -> Scores:
+    """Path, and depth and camera where they are known."""
+    summary, rows = {}, ()
+    if any(case.recording.depth):
+        depth = sensor_depth(case)
+        summary, rows = summary | depth.summary, depth.rows
+    if case.recording.poses is not None:
+        summary |= path(case).summary
+    return Scores(summary | intrinsics(case).summary, rows)
+
+
+# --- consistency over time --------------------------------------------------------------------------------------------
+
+
+def consistency(run: RunFolder, case: Judged | None = None) -> Scores:
+    """OPW, from the run alone; TAE too where true path and depth are known.
+
+    OPW is of depth over its median, so that it has no unit.
+    """
+    summary = {"opw": _opw(run)} if any(row.flow for row in run.rows) else {}
+    if case is not None and case.recording.poses is not None and any(case.recording.depth):
+        summary |= {"tae_percent": _tae(case)}
+    return Scores(summary)
+
+
+def _opw(run: RunFolder) -> float:
+    """Pair by pair, so that a long run fits in memory."""
+    errors = []
+    middle = float(np.median([np.nanmedian(run.depth(row)) for row in run.rows[:: max(1, len(run.rows) // 16)]]))
+    for here, there in zip(run.rows[:-1], run.rows[1:], strict=True):
+        if not here.flow:
+            continue
+        depths = np.stack([run.depth(row) / middle for row in (here, there)])
+        images = np.stack([run.image(row).transpose(2, 0, 1) / 255.0 for row in (here, there)])
+        errors.append(metrics.opw(depths, images, run.flow(here)[None]))
+    return float(np.mean(errors))
+
+
+def _tae(case: Judged) -> float:
+    """After protocol B's alignment, at the size of the truth."""
+    cap = OUTDOOR if outdoors(case.recording) else INDOOR
+    found = [(row, n) for row, n in zip(case.run.rows, case.at, strict=True) if case.recording.depth[n] is not None]
+    posed = [(row, n) for row, n in found if np.isfinite(case.recording.poses[n]).all()]
+    scale, shift = metrics.disparity_scale_shift(
+        [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
+    )
+    errors = []
+    for (here, i), (there, j) in zip(posed[:-1], posed[1:], strict=True):
+        maps = []
+        for row, n in ((here, i), (there, j)):
+            h, w = measured_depth(case.recording, n).shape
+            said = metrics.resized_as_disparity(case.run.depth(row), (w, h))
+            maps.append(metrics.through_disparity(said, scale, shift, cap))
+        camera = case.recording.camera.resized((w, h))
+        errors.append(metrics.tae(np.stack(maps), case.recording.poses[[i, j]], camera))
+    return float(np.mean(errors))
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A protocol's name, what it measures, its figure of merit, and the kinds of recordings it is for (all: none)."""
+
+    name: str
+    head: str
+    score: Callable[[Judged], Scores]
+    kinds: tuple[str, ...] = ()
+    shown: tuple[str, ...] = metrics.DEPTH[:5]
+
+
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol("kitti-eigen", "KITTI Eigen, raw LiDAR, Garg crop, 80 m, median scaling", kitti_eigen, ("KITTI raw",)),
+        Protocol("kitti-improved", "KITTI Eigen, improved depth, 80 m, median scaling", kitti_improved, ("KITTI raw",)),
+        Protocol("kitti-odometry", "KITTI odometry, similarity (7 DoF) alignment", kitti_odometry, ("KITTI odometry",),
+                 ("t_rel", "r_rel", "ate_m", "ate_percent", "ate5", "ate5_std")),
+        Protocol("tum", "TUM RGB-D: path after a similarity, depth with median scaling to 10 m", tum, ("TUM RGB-D",),
+                 ("abs_rel", "d1", "ate_m", "ate_percent", "rpe_trans_m", "rpe_rot_deg", "focal_percent")),
+        Protocol("video-depth", "video depth, protocols A (scale; scale and shift) and B (disparity)", video_depth,
+                 ("KITTI raw", "TUM RGB-D"), ("a_scale_abs_rel", "a_scale_d1", "a_shift_abs_rel", "b_abs_rel", "b_d1")),
+        Protocol("consistency", "temporal consistency: OPW, and TAE where path and depth are known",
+                 lambda case: consistency(case.run, case), (), ("opw", "tae_percent")),
+        Protocol("intrinsics", "focal length and field of view", intrinsics, (),
+                 ("focal_percent", "hfov", "vfov", "observable")),
+    )
+}  # fmt: skip
+
+
+def mean(scores: list[Scores]) -> dict[str, float]:
+    """Means over clips, weighted as their protocol says; NaN does not count."""
+    keys = dict.fromkeys(key for s in scores for key in s.summary)
+    out = {}
+    for key in keys:
+        known = [(s.summary[key], s.weight) for s in scores if np.isfinite(s.summary.get(key, np.nan)) and s.weight]
+        weight = sum(w for _, w in known)
+        out[key] = sum(v * w for v, w in known) / weight if weight else float("nan")
+    return out

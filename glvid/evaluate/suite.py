@@ -1,0 +1,277 @@
+"""Whole benchmarks: inference on every clip a protocol asks for, resumably, its scores, and a table beside the
+published ones."""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from glvid import __version__, formats, infer, results
+from glvid.data.layouts import read_patterns, survey
+from glvid.data.splits import drive_of, eigen_test
+from glvid.errors import UsageError
+from glvid.evaluate import metrics
+from glvid.evaluate.protocols import PROTOCOLS, Protocol, Scores, kitti_eigen, kitti_improved, mean
+from glvid.evaluate.published import ROWS
+from glvid.evaluate.truth import Judged, judged
+from glvid.formats import atomic_write
+from glvid.infer import InferOptions, Report
+from glvid.predict import dis_flow
+from glvid.results import RunFolder
+from glvid.types import FlowPair, Recording
+
+FLOW = {
+    "kitti-flow": "KITTI 2015 flow, training pairs: EPE per picture, Fl over all pixels",
+    "sintel-flow": "MPI Sintel training flow, clean and final: EPE",
+    "flow": "flow pairs of any layout: EPE per picture, Fl over all pixels",
+}
+NAMES = (*PROTOCOLS, *FLOW)
+EIGEN = {"kitti-eigen": kitti_eigen, "kitti-improved": kitti_improved}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A benchmark's outcome: numbers per clip, their mean, a row per frame, and the head that names the protocol."""
+
+    name: str
+    head: str
+    clips: dict[str, dict[str, float]]
+    summary: dict[str, float]
+    rows: tuple[dict[str, Any], ...]
+    shown: tuple[str, ...]
+
+
+def benchmark(
+    name: str,
+    data: Sequence[Path],
+    out: Path,
+    options: InferOptions,
+    exclude: Iterable[str] = (),
+    report: Report | None = None,
+) -> Outcome:
+    """Run a protocol on everything below `data` that it is for; runs go to `out`/runs, a finished one is not repeated.
+
+    Writes `frames.csv`, `summary.json` and `table.md` into `out`. Raises UsageError for an unknown protocol or where
+    there is nothing to measure, and what inference raises.
+    """  # fmt: skip
+    if name not in NAMES:
+        raise UsageError(f"no protocol '{name}': choose {', '.join(NAMES)}; or give a run folder")
+    report = report or Report()
+    found = survey(data, read_patterns(exclude))
+    for sentence in found.said:
+        report.note(sentence)
+    if name in FLOW:
+        done = flow_benchmark(name, found.pairs, out, options, report)
+    else:
+        done = clip_benchmark(PROTOCOLS[name], found.recordings, out, options, report)
+    write(done, out, options)
+    return done
+
+
+def clip_benchmark(
+    protocol: Protocol, recordings: Sequence[Recording], out: Path, options: InferOptions, report: Report
+) -> Outcome:
+    """Inference and scores on every recording of the right kind whose truth is known."""
+    fitting = [r for r in recordings if not protocol.kinds or r.kind in protocol.kinds]
+    tested = eigen_test() if protocol.name in EIGEN else {}
+    listed = [r for r in fitting if drive_of(r) in tested and r.name.endswith("image_02")]
+    if protocol.name in EIGEN and not listed and fitting:
+        report.note("none of these drives is of Eigen's test list: all frames with depth count; this is not that split")
+    scores, rows = {}, []
+    for recording in listed or fitting:
+        run = run_of(recording.path, out / "runs" / f"{safe(recording.name)}.glvid", options, report)
+        try:
+            if protocol.name in EIGEN:
+                frames = frames_of(recording, tested) if listed else None
+                found = EIGEN[protocol.name](judged(run, recording), frames)
+            else:
+                found = protocol.score(judged(run, recording) if recording.pictures else Judged(run, recording, ()))
+        except UsageError as error:  # its data set does not know what this protocol asks for
+            report.note(f"{recording.name}: left out, {error}")
+            continue
+        if found.summary and found.weight:
+            scores[recording.name] = found
+            rows += [{"clip": recording.name} | row for row in found.rows]
+    if not scores:
+        kinds = ", ".join(protocol.kinds) or "footage"
+        raise UsageError(f"nothing to measure by {protocol.name}: it needs {kinds} with truth; give other --data")
+    clips = {clip: found.summary for clip, found in scores.items()}
+    return Outcome(protocol.name, protocol.head, clips, mean(list(scores.values())), tuple(rows), protocol.shown)
+
+
+def frames_of(recording: Recording, tested: dict[str, list[int]]) -> set[int]:
+    """Numbers, in the recording, of the pictures on the list; KITTI names a picture by its number."""
+    wanted = set(tested[drive_of(recording)])
+    return {n for n, picture in enumerate(recording.pictures) if int(picture.stem) in wanted}
+
+
+def run_of(source: Path, folder: Path, options: InferOptions, report: Report) -> RunFolder:
+    """The run of a clip, made now or finished before."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    report.note(f"{source} -> {folder}")
+    infer.run(source, folder, replace(options, resume=True), report)
+    return results.open_run(folder)
+
+
+def safe(name: str) -> str:
+    """A name as one part of a path."""
+    return name.replace("/", "_")
+
+
+# --- flow -------------------------------------------------------------------------------------------------------------
+
+
+def flow_benchmark(name: str, pairs: Sequence[FlowPair], out: Path, options: InferOptions, report: Report) -> Outcome:
+    """The stored flow of every pair, as a clip of two frames, against its truth; OpenCV's DIS beside it."""
+    kind = {"kitti-flow": "KITTI", "sintel-flow": "Sintel"}.get(name, "")
+    chosen = [pair for pair in pairs if pair.kind.startswith(kind)]
+    if not chosen:
+        raise UsageError(f"nothing to measure by {name}: no {kind or 'flow'} pairs there; give other --data")
+    rows = []
+    for pair in chosen:
+        clip = two_pictures(pair, out / "pairs" / safe(pair.name))
+        longest = max(cv2.imread(str(pair.first)).shape[:2])
+        options = replace(options, max_size=max(options.max_size, longest), keep=results.KINDS)
+        run = run_of(clip, out / "runs" / f"{safe(pair.name)}.glvid", options, report)
+        rows.append(flow_row(pair, run))
+    summary = {"pairs": len(rows)}
+    for ending in ("", "_noc", "_dis"):
+        known = [row for row in rows if f"epe{ending}" in row]
+        if known:
+            summary[f"epe{ending}"] = float(np.mean([row[f"epe{ending}"] for row in known]))
+            wrong, pixels = (sum(row[f"{what}{ending}"] for row in known) for what in ("outliers", "pixels"))
+            summary[f"fl{ending}_percent"] = 100 * wrong / pixels
+    shown = tuple(key for key in summary if key != "pairs")
+    clips = {row["clip"]: {k: v for k, v in row.items() if k != "clip"} for row in rows}
+    return Outcome(name, FLOW[name], clips, summary, tuple(rows), shown)
+
+
+def two_pictures(pair: FlowPair, folder: Path) -> Path:
+    """A folder that holds links to the two pictures, in order, for `infer`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, picture in enumerate((pair.first, pair.second)):
+        link = folder / f"{k}{picture.suffix}"
+        if not link.exists():
+            os.symlink(picture.absolute(), link)
+    return folder
+
+
+def flow_row(pair: FlowPair, run: RunFolder) -> dict[str, Any]:
+    """Errors of one pair: all pixels, those visible in both (noc) where known, and DIS on all."""
+    true = formats.read_flow(pair.flow).astype(np.float64)
+    known = np.isfinite(true).all(0)
+    if pair.invalid is not None:
+        known &= cv2.imread(str(pair.invalid), cv2.IMREAD_GRAYSCALE) == 0
+    size = (true.shape[2], true.shape[1])
+    said = resized(run.flow(run.rows[0]).astype(np.float64), size)
+    images = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)[None] for p in (pair.first, pair.second)]
+    dis = dis_flow(*images)[0].double().numpy()
+    row: dict[str, Any] = {"clip": pair.name}
+    cases = {"": (said, known), "_dis": (dis, known)}
+    if pair.visible is not None:
+        cases["_noc"] = (said, np.isfinite(formats.read_flow(pair.visible)).all(0))
+    for ending, (flow, valid) in cases.items():
+        found = metrics.flow_errors(flow, true, valid)
+        row |= {f"{key}{ending}": found[key] for key in ("epe", "outliers", "pixels")}
+        row[f"fl{ending}_percent"] = 100 * found["fl"]
+    return row
+
+
+def resized(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Flow (2, H, W) at another size, in its pixels."""
+    if flow.shape[:0:-1] == size:
+        return flow
+    scale = np.array([size[0] / flow.shape[2], size[1] / flow.shape[1]])
+    return cv2.resize(flow.transpose(1, 2, 0), size).transpose(2, 0, 1) * scale[:, None, None]
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def scored(run: RunFolder, truth: Sequence[Path], exclude: Iterable[str] = ()) -> dict[str, Scores]:
+    """Every protocol that fits a run, by name; without truth only what needs none.
+
+    Raises UsageError where none of the recordings below `truth` is the run's.
+    """
+    if not truth:
+        return {"consistency": PROTOCOLS["consistency"].score(Judged(run, Recording("", "", run.path), ()))}
+    recordings, why = survey(truth, read_patterns(exclude)).recordings, None
+    for recording in recordings:
+        try:
+            case = judged(run, recording)
+        except UsageError as error:
+            why = error
+            continue
+        out = {}
+        for name, protocol in PROTOCOLS.items():
+            if not protocol.kinds or recording.kind in protocol.kinds:
+                try:
+                    found = protocol.score(case)
+                except UsageError:  # the data set does not know what this one asks for
+                    continue
+                if found.summary and found.weight:
+                    out[name] = found
+        return out
+    raise UsageError(f"no truth for {run.path} below {', '.join(map(str, truth))}" + (f": {why}" if why else ""))
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def write(done: Outcome, out: Path, options: InferOptions) -> None:
+    """`frames.csv`, `summary.json` and `table.md`."""
+    if done.rows:
+        names = list(dict.fromkeys(key for row in done.rows for key in row))
+        lines = csv_text(names, done.rows)
+        atomic_write(out / "frames.csv", lines.encode())
+    facts = {
+        "protocol": done.name, "head": done.head, "glvid": __version__, "refine": options.refine,
+        "summary": plain(done.summary), "clips": {clip: plain(found) for clip, found in done.clips.items()},
+    }  # fmt: skip
+    atomic_write(out / "summary.json", (json.dumps(facts, indent=1) + "\n").encode())
+    atomic_write(out / "table.md", table(done, options).encode())
+
+
+def csv_text(names: list[str], rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as CSV with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def plain(numbers: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in numbers.items()}
+
+
+def table(done: Outcome, options: InferOptions) -> str:
+    """Markdown: ours, clip by clip and in the mean, and the published rows of the same protocol."""
+    ours = f"glvid {__version__}, --refine {options.refine}"
+    lines = [
+        f"# {done.name}",
+        "",
+        done.head,
+        "",
+        "| |" + "|".join(done.shown) + "|",
+        "|---" * (1 + len(done.shown)) + "|",
+    ]
+    for label, numbers in [(ours, done.summary), *((f"  {clip}", found) for clip, found in done.clips.items())]:
+        lines.append(f"| {label} |" + "|".join(figure(numbers.get(key)) for key in done.shown) + "|")
+    for label, numbers in ROWS.get(done.name, {}).items():
+        lines.append(f"| {label} (published) |" + "|".join(figure(numbers.get(key)) for key in done.shown) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def figure(value: float | None) -> str:
+    """Three or four digits; a dash where there is nothing."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"

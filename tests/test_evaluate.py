@@ -1,0 +1,280 @@
+"""Protocols on runs whose errors are known by construction, benchmarks from layout to table."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from room import Room, room, write_run
+from test_layouts import kitti_raw, picture, text
+
+from glvid import evaluate, formats, infer, results
+from glvid.cli import command
+from glvid.data.layouts import survey
+from glvid.data.splits import eigen_test, read_frames, training
+from glvid.errors import InputError, UsageError
+from glvid.evaluate import protocols as P
+from glvid.evaluate import suite as B
+from glvid.evaluate.truth import judged, measured_depth, path_pair, scanned_depth
+from glvid.geometry import quaternion
+from glvid.infer import InferOptions
+from glvid.types import FlowPair, Recording
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+def tum_tree(root: Path, truth: Room) -> Path:
+    """The room as a TUM sequence; the world of its poses is turned and 3 m away."""
+    turn = np.array([[0, 0, 1, 1], [-1, 0, 0, 2], [0, -1, 0, 2], [0, 0, 0, 1.0]])
+    lists = {"rgb": "", "depth": "", "groundtruth": ""}
+    for k, depth in enumerate(truth.depth):
+        save(root / f"rgb/{k}.png", truth.images[k][..., ::-1])
+        save(root / f"depth/{k}.png", (depth * 5000).round().astype(np.uint16))
+        lists["rgb"] += f"{k / 30:.6f} rgb/{k}.png\n"
+        lists["depth"] += f"{k / 30:.6f} depth/{k}.png\n"
+        pose = turn @ truth.world_T_cam[k]
+        q = quaternion(torch.from_numpy(pose[:3, :3])).numpy()
+        lists["groundtruth"] += " ".join(f"{x:.9f}" for x in (k / 30, *pose[:3, 3], *q)) + "\n"
+    for name, words in lists.items():
+        text(root / f"{name}.txt", words)
+    fx, (cx, cy) = float(truth.intrinsics.focal[0]), truth.intrinsics.center.tolist()
+    text(root / "calibration.txt", f"fx {fx}\nfy {fx}\ncx {cx - 0.5}\ncy {cy - 0.5}\ndepth_factor 5000\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def truth() -> Room:
+    return room()
+
+
+@pytest.fixture(scope="module")
+def sequence(tmp_path_factory, truth) -> Recording:
+    return survey([tum_tree(tmp_path_factory.mktemp("tum") / "room", truth)]).recordings[0]
+
+
+def run_with(folder: Path, truth: Room, **changes):
+    return write_run(folder, replace(truth, **changes))
+
+
+def test_the_truth_scores_nothing(tmp_path, truth, sequence):
+    case = judged(run_with(tmp_path / "run", truth), sequence)
+    found = P.tum(case).summary
+    assert found["abs_rel"] < 2e-4 and found["d1"] == 1 and found["frames"] == 6
+    assert found["ate_m"] < 1e-6 and found["rpe_rot_deg"] < 1e-4 and found["poses"] == 6
+    assert found["focal_percent"] < 1e-4 and found["observable"] == 1
+    video = P.video_depth(case).summary
+    assert video["a_scale_abs_rel"] < 2e-4 and video["a_shift_abs_rel"] < 2e-4 and video["b_abs_rel"] < 2e-4
+    steady = P.consistency(case.run, case).summary
+    assert steady["tae_percent"] < 2.0 and 0 <= steady["opw"] < 0.05
+
+
+def test_errors_of_a_known_size_are_measured(tmp_path, truth, sequence):
+    """Odd frames 1.2 times as deep: nothing per frame, but with one scale. A part 20 % nearer. A wrong focal length."""
+    doubled = truth.depth * np.where(np.arange(6) % 2, 1.2, 1.0)[:, None, None]
+    found = P.sensor_depth(judged(run_with(tmp_path / "a", truth, depth=doubled), sequence)).summary
+    assert found["abs_rel"] < 2e-4 and found["scale_spread"] == pytest.approx(1 / 11, abs=1e-3)
+    assert found["abs_rel_one_scale"] == pytest.approx(
+        (1 / 12 + 1 / 10) / 2, abs=1e-3
+    )  # ratios 1 and 5/6, their median 11/12
+    quarter = np.quantile(truth.depth, 0.25, axis=(1, 2), keepdims=True)
+    nearer = np.where(truth.depth < quarter, 0.8 * truth.depth, truth.depth)  # the median stays
+    found = P.sensor_depth(judged(run_with(tmp_path / "b", truth, depth=nearer), sequence)).summary
+    assert found["abs_rel"] == pytest.approx(0.25 * 0.2, abs=1e-3)
+    lens = replace(truth.intrinsics, focal=truth.intrinsics.focal * 1.1)
+    found = P.intrinsics(judged(run_with(tmp_path / "c", truth, intrinsics=lens), sequence)).summary
+    assert found["focal_percent"] == pytest.approx(10) and found["hfov"] == pytest.approx(
+        2 * np.degrees(np.arctan(80 / 144) - np.arctan(80 / 158.4))
+    )
+
+
+def test_depth_that_flickers_is_less_consistent(tmp_path, truth, sequence):
+    shaking = truth.depth * np.where(np.arange(6) % 2, 1.1, 1.0)[:, None, None]
+    cases = [
+        judged(run_with(tmp_path / f"{k}", truth, depth=d), sequence) for k, d in enumerate((truth.depth, shaking))
+    ]
+    steady, loose = (P.consistency(case.run, case).summary for case in cases)
+    assert loose["tae_percent"] > steady["tae_percent"] + 5 and loose["opw"] > 1.5 * steady["opw"]
+
+
+def test_only_the_longest_shot_has_one_path(tmp_path, truth, sequence):
+    run = write_run(tmp_path / "run", truth, shots=(2,))
+    said, true = path_pair(judged(run, sequence))
+    assert len(said) == len(true) == 4
+
+
+def test_a_run_of_another_clip_is_refused(tmp_path, truth, sequence):
+    run = run_with(tmp_path / "run", truth)
+    with pytest.raises(UsageError, match="frame '3' is none of"):
+        judged(run, replace(sequence, pictures=sequence.pictures[:3]))
+    with pytest.raises(UsageError, match="knows no camera path"):
+        path_pair(judged(run, replace(sequence, poses=None)))
+
+
+# --- KITTI ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_is_projected_as_monodepth2_does(tmp_path):
+    root = kitti_raw(tmp_path / "kitti", drives=("0002",))
+    day = root / "2011_09_26"
+    calibration = (day / "calib_cam_to_cam.txt").read_text().splitlines()
+    calibration[-1] = "P_rect_02: 20 0 12 0 0 20 8 0 0 0 1 0"
+    text(day / "calib_cam_to_cam.txt", "\n".join(calibration) + "\n")
+    scan = day / "2011_09_26_drive_0002_sync/velodyne_points/data/0000000001.bin"
+    # x forward, y left, z up; the camera sits 0.1 to the left of, 0.2 below and 0.3 behind it
+    points = [[10, 0, 0, 1], [5, 0, 0, 1], [20, -3, 2, 1], [-4, 0, 0, 1]]
+    np.array(points, np.float32).tofile(scan)
+    recording = survey([root]).recordings[0]
+    depth = scanned_depth(recording, 1)
+    # at (0.1, 0.2, 10.3): x 12.19, y 8.39; (0.1, 0.2, 5.3): x 12.38, y 8.75; (3.1, -1.8, 20.3): x 15.05, y 6.23
+    wanted = {(7, 11): 10.0, (8, 11): 5.0, (5, 14): 20.0}
+    assert {tuple(map(int, at)): float(depth[tuple(at)]) for at in np.argwhere(depth > 0)} == wanted
+    assert scanned_depth(recording, 0) is None and measured_depth(recording, 0) is None
+    scan.write_bytes(b"123")
+    with pytest.raises(InputError, match="no LiDAR scan"):
+        scanned_depth(recording, 1)
+
+
+def eigen_tree(root: Path, truth: Room) -> Path:
+    """The room as KITTI drive 0002, whose frames 0, 3, 6, ... are on Eigen's list; depth as projected maps."""
+    day = root / "2011_09_26"
+    drive = day / "2011_09_26_drive_0002_sync"
+    fx, (cx, cy) = float(truth.intrinsics.focal[0]), truth.intrinsics.center.tolist()
+    text(day / "calib_cam_to_cam.txt", f"P_rect_02: {fx} 0 {cx - 0.5} 0 0 {fx} {cy - 0.5} 0 0 0 1 0\n")
+    for k, depth in enumerate(truth.depth):
+        save(drive / f"image_02/data/{k:010d}.png", truth.images[k][..., ::-1])
+        save(drive / f"proj_depth/groundtruth/image_02/{k:010d}.png", (depth * 256).round().astype(np.uint16))
+    return root
+
+
+@pytest.fixture
+def infer_tells_the_truth(monkeypatch, truth):
+    """Instead of networks: runs that hold the truth; those made are listed."""
+    made = []
+
+    def run(source: Path, folder: Path, options: InferOptions, report) -> dict:
+        if not (folder / "run.json").exists():
+            write_run(folder, truth)
+            made.append(source)
+        return results.read_info(folder)
+
+    monkeypatch.setattr(infer, "run", run)
+    return made
+
+
+def test_a_benchmark_from_layout_to_table(tmp_path, truth, infer_tells_the_truth):
+    root = eigen_tree(tmp_path / "kitti", truth)
+    for _ in range(2):  # the second time nothing is run again
+        done = evaluate.benchmark("kitti-eigen", [root], tmp_path / "out", InferOptions(refine="output"))
+    assert len(infer_tells_the_truth) == 1
+    assert done.summary["frames"] == 2 and done.summary["abs_rel"] < 0.002  # frames 0 and 3 of six
+    with open(tmp_path / "out/frames.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 and rows[0]["clip"] == "2011_09_26_drive_0002_sync/image_02" and float(rows[1]["d1"]) == 1
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["protocol"] == "kitti-eigen" and summary["refine"] == "output"
+    table = (tmp_path / "out/table.md").read_text()
+    assert "Garg crop" in table.splitlines()[2] and "GLNet, refined" in table and "0.099" in table
+    for published in ("struct2depth", "learnK", "Monodepth2", "ManyDepth + TTR", "DualRefine"):
+        assert published in table
+
+
+def test_other_protocols_find_their_clips(tmp_path, truth, infer_tells_the_truth):
+    root = tmp_path / "data"
+    tum_tree(root / "desk", truth)
+    eigen_tree(root / "kitti", truth)
+    for name, clips in (("tum", 1), ("video-depth", 2), ("intrinsics", 2), ("consistency", 2), ("kitti-improved", 1)):
+        done = evaluate.benchmark(name, [root], tmp_path / name, InferOptions())
+        assert len(done.clips) == clips and done.summary, name
+        assert all(key in done.summary for key in done.shown if key != "tae_percent"), name
+    with pytest.raises(UsageError, match="nothing to measure by kitti-odometry"):
+        evaluate.benchmark("kitti-odometry", [root], tmp_path / "none", InferOptions())
+    with pytest.raises(UsageError, match="no protocol 'make3d'"):
+        evaluate.benchmark("make3d", [root], tmp_path / "none", InferOptions())
+
+
+def test_odometry(tmp_path, truth, infer_tells_the_truth):
+    root = tmp_path / "dataset"
+    for k in range(6):
+        picture(root / f"sequences/07/image_0/{k:06d}.png", truth.intrinsics.size)
+    text(root / "sequences/07/calib.txt", "P0: 144 0 80.5 0 0 144 57.5 0 0 0 1 0\n")
+    rows = [" ".join(f"{x:.9f}" for x in pose[:3].ravel()) for pose in truth.world_T_cam]
+    text(root / "poses/07.txt", "\n".join(rows) + "\n")
+    done = evaluate.benchmark("kitti-odometry", [root], tmp_path / "out", InferOptions())
+    assert done.summary["ate_m"] < 1e-6 and done.summary["ate5"] < 1e-6 and np.isnan(done.summary["t_rel"])
+    assert json.loads((tmp_path / "out/summary.json").read_text())["summary"]["t_rel"] is None
+    assert "GLNet, sequence 09 (published)" in (tmp_path / "out/table.md").read_text()
+
+
+def test_splits():
+    test = eigen_test()
+    assert sum(map(len, test.values())) == 697 and len(test) == 28
+
+    def drive(name: str) -> Recording:
+        return Recording("KITTI raw", f"{name}/image_02", Path(name))
+
+    tested, other, film = drive("2011_09_26_drive_0002_sync"), drive("2011_09_26_drive_0001_sync"), Recording(
+        "video", "clip", Path("clip.mp4")
+    )  # fmt: skip
+    said = []
+    assert training([tested, other, film], None, said.append) == [other, film] and "1 of 2 drives" in said[0]
+    assert training([tested, other], "all", said.append) == [tested, other]
+    assert training([tested], None, said.append) == [tested] and "mean nothing" in said[-1]
+    assert training([tested, film], "eigen", said.append) == [film]
+
+
+def test_a_split_of_ones_own(tmp_path):
+    listed = text(tmp_path / "mine.txt", "# drives\n2011_09_26_drive_0001_sync\n2011_09_26_drive_0002_sync: 0 4\n")
+    assert read_frames(listed) == {"2011_09_26_drive_0001_sync": [], "2011_09_26_drive_0002_sync": [0, 4]}
+    with pytest.raises(UsageError, match="cannot read the split"):
+        read_frames(tmp_path / "none.txt")
+    with pytest.raises(UsageError, match="lines are"):
+        read_frames(text(tmp_path / "bad.txt", "drive: one two\n"))
+
+
+# --- flow -------------------------------------------------------------------------------------------------------------
+
+
+def test_flow_of_a_known_error(tmp_path, truth):
+    true = truth.flow[0].copy()
+    formats.write_flow(tmp_path / "true.png", true)
+    invalid = np.zeros(true.shape[1:], np.uint8)
+    invalid[:60] = 255
+    pictures = [save(tmp_path / f"{k}.png", truth.images[k][..., ::-1]) for k in range(2)]
+    run = run_with(tmp_path / "run", truth, flow=truth.flow + np.array([3.0, 4.0])[:, None, None])
+    pair = FlowPair("KITTI flow", "a", *pictures, tmp_path / "true.png", save(tmp_path / "invalid.png", invalid))
+    row = B.flow_row(pair, run)
+    assert row["epe"] == pytest.approx(5, abs=0.02) and row["pixels"] == 60 * 160
+    assert row["fl_percent"] == pytest.approx(100, abs=1) and row["epe_dis"] < 2 and "epe_noc" not in row
+    formats.write_flow(tmp_path / "noc.png", np.where(np.arange(160) < 40, true, np.nan))
+    row = B.flow_row(replace(pair, invalid=None, visible=tmp_path / "noc.png"), run)
+    assert row["pixels_noc"] == 40 * 120 and row["epe_noc"] == pytest.approx(5, abs=0.02)
+
+
+def test_flow_is_brought_to_the_size_of_its_truth():
+    flow = np.stack([np.full((10, 20), 4.0), np.full((10, 20), 6.0)])
+    big = B.resized(flow, (40, 30))
+    assert big.shape == (2, 30, 40) and np.allclose(big[0], 8) and np.allclose(big[1], 18)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_eval_of_a_run(tmp_path, truth, sequence, capsys):
+    run = run_with(tmp_path / "run", truth)
+    assert command(["eval", str(run.path), "--truth", str(sequence.path.parent), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"tum", "video-depth", "consistency", "intrinsics"} == set(found) and found["tum"]["abs_rel"] < 2e-4
+    assert command(["eval", str(run.path)]) == 0
+    assert capsys.readouterr().out.startswith("consistency\nopw")
+    assert command(["eval", str(run.path), "--truth", str(tmp_path / "run/depth")]) == 2
+    assert "no truth for" in capsys.readouterr().err
+    assert command(["eval", "flow"]) == 2 and "--data" in capsys.readouterr().err
+    assert command(["eval", "nothing-such"]) == 2 and "no run folder" in capsys.readouterr().err
