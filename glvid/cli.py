@@ -214,6 +214,35 @@ def train(
     emit(str(folder))
 
 
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="A new folder.")],
+    number: Annotated[int, typer.Option("-n", min=1, help="Clips.")] = 10,
+    layout: Annotated[
+        Literal["kitti-raw", "kitti-odometry", "tum", "kitti-flow"], typer.Option(help="How they are laid out.")
+    ] = "kitti-raw",
+    kind: Annotated[
+        Literal["handheld", "driving", "orbit", "drone", "walk", "static"] | None,
+        typer.Option(help="What is filmed, and how.", show_default="all"),
+    ] = None,
+    frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of the pictures.")] = "640x192",
+    textures: Annotated[Path | None, typer.Option(metavar="DIR", help="Photos for the surfaces.")] = None,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Render clips with exact truth (depth, poses, flow, camera) in the layout of a known data set."""
+    from glvid.synth import synth as write
+    from glvid.synthetic import textures as photos
+    from glvid.train.options import size_of
+
+    with progress(quiet) as report:
+        report.stage("render", number)
+        told = lambda sentence: report.advance(1)  # noqa: E731
+        write(out, number, layout, kind, frames, size_of(size), seed, photos(textures) if textures else None, told)
+
+
 @app.command("eval")
 def evaluate(
     target: Annotated[str, typer.Argument(metavar="PROTOCOL|RUN", help="A protocol's name, or a run folder.")],
