@@ -190,7 +190,7 @@ def refine_parameters(
     """
     tuned = copy.deepcopy(net).to(plan.device)
     tuned.requires_grad_(True)
-    optimiser = torch.optim.Adam(tuned.parameters(), lr=2e-4)
+    optimiser = torch.optim.Adam(tuned.parameters(), lr=6e-4)  # 2e-4 leaves a tenth of what 20 steps can gain
     size, losses, depth = descent_size(shot.size), [], plan.store(shot.depth.shape)
     camera = solution.intrinsics.resized(size).to(plan.device)
     weights = replace(plan.weights, prior_depth=10 * plan.weights.prior_depth)
