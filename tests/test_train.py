@@ -10,6 +10,7 @@ import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -273,6 +274,38 @@ def test_stage_all_hands_each_stage_what_was_learned_before(out, tmp_path):
     assert joint[-1]["held"]["unlike"] > 0
     train.train(replace(plan, resume=True))  # nothing is left to do, and nothing is done
     assert len(losses(out)) == 6
+
+
+def test_training_shows_pictures_where_tensorboard_is_there(out, tmp_path, monkeypatch):
+    """A writer that only remembers stands in for TensorBoard's."""
+    told = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            told.append(("began", purge_step))
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            told.append(("ended", 0))
+
+        def add_scalar(self, name, value, step):
+            told.append((name, value))
+
+        def add_image(self, name, picture, step, dataformats):
+            assert dataformats == "HWC" and picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 0
+            told.append((name, picture.shape))
+
+    fake = ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = SummaryWriter
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    walk = film(tmp_path / "films/walk", [(0, 3 * k) for k in range(12)])
+    train.train(options(out, stage="all", steps=1, batch=4, data=(walk.path.parent,)))
+    shown = dict(told)
+    assert shown["depth/depth"] == (64, 3 * 96, 3) and shown["flow/flow"] == (64, 3 * 96, 3)
+    assert shown["joint/window"][1] == 5 * 96 and shown["depth/loss"] > 0 and shown["joint/held/unlike"] > 0
+    assert told[0][0] == "began" and told[-1][0] == "ended"
 
 
 def windows_of_a_plane() -> torch.Tensor:

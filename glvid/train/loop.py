@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from glvid.results import check_space
 from glvid.train import state as keeping
 from glvid.train.joint import OBJECTIVES, joint_stage, together
 from glvid.train.options import Options, as_toml, checked
+from glvid.train.pictures import pictures
 from glvid.train.sources import (
     TRAIN_SEED,
     WINDOW,
@@ -173,14 +175,20 @@ def run_stage(options: Options, stage: str, init: str | Path, team: Crew, watche
         board = stack.enter_context(tensorboard(options.out / "tensorboard", now.step)) if team.leads else None
         draw = drawing(options, stage, pool, lessons, footing)
         learn = learning(options, now, footing, teacher, team)
-        check = (lambda: validated(now.mean, stage, options, team.device, watched, footing)) if team.leads else None
+        check = partial(validated, now.mean, stage, options, team.device, watched, footing)
+        show = partial(pictures, now.mean, stage, options, team.device, footing)
         sources = [str(c.path) for c in footing.learn] or _told(options)
         while now.step < options.steps:
             now.pairs = agreed(pairs_ready(pool), team)
             steps(options, now, team, draw, learn, log, board, watcher)
             if team.leads:
                 finished = now.step >= options.steps
-                checkpoint(options, now, check, log, board, sources if finished else None, watcher)
+                figures = checkpoint(options, now, check, log, sources if finished else None, watcher)
+                if board is not None:
+                    for name, value in figures.items():
+                        board.add_scalar(f"{stage}/held/{name}", value, now.step)
+                    for name, picture in show().items():
+                        board.add_image(f"{stage}/{name}", picture, now.step, dataformats="HWC")
                 pool.hold(now.pairs)
     if stage == "joint" and team.leads:
         cameras_file(options, footing, now.lenses.log_focal.detach().cpu())
@@ -303,24 +311,22 @@ def shared_mean(value: Tensor, team: Crew) -> float:
 
 
 def checkpoint(
-    options: Options, now: State, check: Callable, log: Any, board: Any, sources: list[str] | None, watcher: Watcher
-) -> None:
-    """Validate, save, log; `sources`: what a finished stage learned from, for the cards of its weights."""
+    options: Options, now: State, check: Callable, log: Any, sources: list[str] | None, watcher: Watcher
+) -> dict[str, float]:
+    """Validate, save, log, and return the figures; `sources`: what a finished stage learned from, for its cards."""
     figures = check()
     metric = figures.get(METRIC[now.stage], float("inf"))
     better = metric < now.best
     now.best = min(metric, now.best)
     path = keeping.save(now, options, figures, better)
     log.write(json.dumps({"stage": now.stage, "step": now.step - 1, "held": figures}) + "\n")
-    if board is not None:
-        for name, value in figures.items():
-            board.add_scalar(f"{now.stage}/held/{name}", value, now.step)
     said = ", ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])
     watcher.note(f"stage {now.stage}, step {now.step}: {said or 'nothing to validate on'}; {path.name}")
     if sources is not None:
         for kind in now.mean:
             text = keeping.card(kind, now, options, figures, sources)
             (options.out / "weights" / f"{kind}-small.md").write_text(text)
+    return figures
 
 
 @contextmanager
