@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from glvid.errors import UsageError
 from glvid.types import Intrinsics
 
 Images = UInt8[np.ndarray, "N H W 3"]
@@ -24,6 +25,17 @@ def working_size(size: tuple[int, int], long_side: int = 384, multiple: int = 32
     """Size (w, h) at which networks, solve and refinement run: long side `long_side`, both sides multiples of 32."""
     scale = long_side / max(size)
     return tuple(max(multiple, multiple * round(s * scale / multiple)) for s in size)
+
+
+def chosen_device(name: str) -> str:
+    """auto, cpu, cuda, cuda:N or mps as a torch device that exists. Raises UsageError."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "mps": torch.backends.mps.is_available()}
+    there |= {"cuda": torch.cuda.is_available()} | {f"cuda:{k}": True for k in range(torch.cuda.device_count())}
+    if not there.get(name, False):
+        raise UsageError(f"--device {name}: there is none on this machine; use --device auto")
+    return name
 
 
 def as_tensor(images: Images, device: str | torch.device = "cpu") -> Float[Tensor, "N 3 H W"]:

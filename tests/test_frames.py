@@ -76,20 +76,21 @@ def clip_of(shot: list[int], name: str = "a") -> F.Footage:
 def test_windows_stay_within_shots():
     clip = clip_of([0] * 5 + [1] * 4 + [F.LEFT_OUT] * 3)
     assert F.starts(clip, 1).tolist() == [0, 1, 2, 5, 6] and F.starts(clip, 2).tolist() == [0]
-    drawn = F.windows([clip], np.random.default_rng(0), 64)
+    drawn = F.windows([clip], [np.random.default_rng(k) for k in range(64)], np.random.default_rng(0))
     assert drawn.images.shape == (64, 3, 32, 48, 3) and set(drawn.clips) == {0} and set(drawn.mirrored) == {True, False}
 
 
 def test_cameras_turn_over_with_their_pictures():
     camera = Intrinsics(torch.tensor([40.0, 41.0]), torch.tensor([20.0, 15.0]), (48, 32))
-    drawn = F.windows([replace(clip_of([0] * 9), camera=camera)], np.random.default_rng(1), 16)
+    rngs = [np.random.default_rng(k) for k in range(16)]
+    drawn = F.windows([replace(clip_of([0] * 9), camera=camera)], rngs, np.random.default_rng(1))
     for lens, turned in zip(drawn.cameras, drawn.mirrored, strict=True):
         assert torch.equal(lens.center, torch.tensor([28.0 if turned else 20.0, 15.0]))
     twice = F.mirrored(F.mirrored(camera))
     assert torch.equal(twice.center, camera.center) and torch.equal(twice.focal, camera.focal)
 
 
-@pytest.mark.parametrize("count", [2, 23])
+@pytest.mark.parametrize("count", [2, 5, 23])
 def test_a_split_is_kept_and_its_sides_share_nothing(tmp_path, count):
     clips = [clip_of([0] * 40, str(k)) for k in range(count)]
     learn, check = F.split(clips, tmp_path / "split.json")

@@ -15,7 +15,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from test_frames import film
+from test_frames import clip_of, film
 
 from glvid import train, weights
 from glvid.data.pool import Pool, augmented, collate, draw, fill, mirrored, row_type
@@ -82,21 +82,23 @@ SMALL = {
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
-    monkeypatch.setattr(state, "KINDS", {kind: (build, None) for kind, build in SMALL.items()})
+    small = {kind: (build, None) for kind, build in SMALL.items()}
+    monkeypatch.setattr(state, "KINDS", small), monkeypatch.setattr(sources, "KINDS", small)
 
 
 def steps(out):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [x for x in lines if "loss" in x], [x for x in lines if "held" in x]
+    held = out / "validation.jsonl"
+    return lines, [json.loads(line) for line in held.read_text().splitlines()] if held.exists() else []
 
 
 @pytest.mark.parametrize("stage", ["depth", "flow"])
 def test_a_few_steps_lower_the_held_loss(out, stage):
     folder = train.train(options(out, stage=stage, steps=30, batch=4, rate=1e-3))
     logged, held = steps(out)
-    assert [x["step"] for x in logged] == list(range(30)) and [x["step"] for x in held] == [0, 29]
+    assert [x["step"] for x in logged] == list(range(30)) and [x["step"] for x in held] == [1, 30]
     key = "value" if stage == "depth" else "loss_flow"
-    assert held[-1]["held"][key] < 0.97 * held[0]["held"][key]
+    assert held[-1][key] < 0.97 * held[0][key]
     assert len(state.checkpoints(options(out), stage)) == 2 and (out / f"checkpoints/{stage}-best.pt").exists()
     for kind in telling.STAGES[stage]:
         _, info = weights.load(folder / f"{kind}-small.safetensors", kind)
@@ -119,8 +121,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {root!r}]
 import test_train as t
-from glvid.train import state, train
-state.KINDS = {{kind: (build, None) for kind, build in t.SMALL.items()}}
+from glvid.train import sources, state, train
+state.KINDS = sources.KINDS = {{kind: (build, None) for kind, build in t.SMALL.items()}}
 train(t.options(Path({out!r}), {changes}))
 """
 
@@ -174,7 +176,7 @@ def test_two_processes_learn_as_one(out, tmp_path_factory):
 
 def test_what_is_drawn_depends_on_the_step_alone(out):
     pool = sources.training_pool(options(out))
-    draw_one = sources.drawing(options(out), "depth", pool, [], sources.Footing())
+    draw_one = sources.drawing(options(out), "depth", pool)
     whole, ring = draw_one(3, range(4), 8).batch, pool.open()[0]
     ring[8:] = slanted_pair(99)  # rendered meanwhile
     halves = [draw_one(3, part, 8).batch for part in (range(0, 2), range(2, 4))]
@@ -271,7 +273,7 @@ def test_stage_all_hands_each_stage_what_was_learned_before(out, tmp_path):
     cameras = json.loads((out / "cameras.json").read_text())
     assert len(cameras) == 1 and 20 < next(iter(cameras.values())) < 400
     joint = [x for x in steps(out)[1] if x["stage"] == "joint"]
-    assert joint[-1]["held"]["unlike"] > 0
+    assert joint[-1]["unlike"] > 0
     train.train(replace(plan, resume=True))  # nothing is left to do, and nothing is done
     assert len(losses(out)) == 6
 
@@ -303,8 +305,8 @@ def test_training_shows_pictures_where_tensorboard_is_there(out, tmp_path, monke
     walk = film(tmp_path / "films/walk", [(0, 3 * k) for k in range(12)])
     train.train(options(out, stage="all", steps=1, batch=4, data=(walk.path.parent,)))
     shown = dict(told)
-    assert shown["depth/depth"] == (64, 3 * 96, 3) and shown["flow/flow"] == (64, 3 * 96, 3)
-    assert shown["joint/window"][1] == 5 * 96 and shown["depth/loss"] > 0 and shown["joint/held/unlike"] > 0
+    assert shown["depth"] == (64, 3 * 96, 3) and shown["flow"] == (64, 3 * 96, 3)
+    assert shown["window"][1] == 5 * 96 and shown["loss"] > 0 and shown["held/unlike"] > 0
     assert told[0][0] == "began" and told[-1][0] == "ended"
 
 
@@ -441,9 +443,15 @@ def test_shapes_are_multiples_of_32():
         ({"stage": "joint"}, "--data"),
         ({"size": (100, 64)}, "multiples of 32"),
         ({"steps": 0}, "--steps 0"),
-        ({"objective": "mine"}, "no objective"),
+        ({"objective": "mine"}, "glvid or paper"),
         ({"stage": "joint", "init": "none", "data": (Path("."),)}, "trained networks to start from"),
-        ({"device": "cuda"}, "finds no CUDA"),
+        ({"device": "cuda"}, "none on this machine"),
+        ({"device": "toaster"}, "none on this machine"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 700_000}, "below 500000"),
+        ({"precision": "fp64"}, "bf16 or fp32"),
+        ({"textures": Path("nowhere")}, "no folder of photos"),
+        ({"init": "nowhere"}, "neither shipped nor none"),
     ],
 )
 def test_what_a_user_can_get_wrong(out, changes, message):
@@ -455,20 +463,25 @@ def test_what_a_user_can_get_wrong(out, changes, message):
 
 
 def test_footage_that_is_not_there_or_rests(out, tmp_path):
+    plan = options(out, stage="all", batch=4)
     with pytest.raises(UsageError, match="no folder at"):
-        sources.found_footage(options(out, data=(tmp_path / "none",)), print)
+        train.train(replace(plan, data=(tmp_path / "none",)))
     with pytest.raises(UsageError, match="no film left"):
-        sources.found_footage(options(out, data=(out / "pool",)), print)
+        train.train(replace(plan, data=(out / "pool",)))
     film(tmp_path / "rest/tripod", [(0, 5)] * 6)
     with pytest.raises(UsageError, match="something moves"):
-        sources.footing_of(options(out, data=(tmp_path / "rest",)), SMALL["camera"](), print)
-    assert sources.found_footage(options(tmp_path / "empty"), print) == []
+        train.train(replace(plan, data=(tmp_path / "rest",)))
+    assert not (out / "log.jsonl").exists() and sources.found_data(options(tmp_path / "empty"), print) == sources.Data()
 
 
 def test_a_second_run_is_not_mixed_with_the_first(out):
     train.train(options(out, steps=1))
     with pytest.raises(UsageError, match="--resume goes on with it"):
         train.train(options(out, steps=1))
+    with pytest.raises(UsageError, match=r"another --seed \(0, not 5\)"):
+        train.train(options(out, steps=2, seed=5, resume=True))
+    train.train(options(out, steps=2, resume=True))
+    assert len(losses(out)) == 2
 
 
 def test_options_come_back_from_a_file(tmp_path):
@@ -478,7 +491,12 @@ def test_options_come_back_from_a_file(tmp_path):
     assert train.configured(file, Options()) == said
     for wrong, message in (
         ("stages = 1", "knows no 'stages'"),
-        ("steps = 'many'", "'steps' must be of kind int"),
+        ("steps = 'many'", "'steps' cannot be 'many'; its default is 20000"),
+        ("steps = true", "'steps' cannot be True"),
+        ("data = [1]", "'data' cannot be"),
+        ("out = 3", "'out' cannot be"),
+        ("size = [384]", "'size' cannot be"),
+        ("split = 3", "'split' cannot be"),
         ("steps = ", "cannot read"),
         ("size = 'big'", "is no size"),
     ):
@@ -490,27 +508,31 @@ def test_options_come_back_from_a_file(tmp_path):
 def test_real_clips_teach_depth(out, monkeypatch):
     """Rows of real clips are drawn beside rendered ones, and those watched are measured but not learned from."""
     tables = [np.stack([slanted_pair(k) for k in range(8, 12)]), np.stack([slanted_pair(k) for k in range(12, 16)])]
+    monkeypatch.setattr(loop, "found_data", lambda *_: sources.Data())
+    monkeypatch.setattr(loop, "footing_of", lambda *_: sources.Footing((clip_of([0] * 9),), (clip_of([0] * 9),)))
     monkeypatch.setattr(loop, "lesson_tables", lambda *_: (tables[:1], tables[1:]))
+    monkeypatch.setattr(loop, "sources_of", lambda *_: [])
     drawn, seen = sources.drawn, []
     monkeypatch.setattr(sources, "drawn", lambda rows, *rest: seen.append(rows) or drawn(rows, *rest))
     train.train(options(out, steps=12, data=(out,)))
     logged, held = steps(out)
     real = [x for x in logged if "real_value" in x]
     assert 0 < len(real) < 12 and all("scale" not in x for x in real)
-    assert "abs_rel_real" in held[-1]["held"]
+    assert "abs_rel_real" in held[-1]
     assert seen and all(rows is not tables[1] for rows in seen for rows in rows)
 
 
 def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
-    """`lesson_tables` keeps clips whose depth flow determines, and says what became of all."""
+    """`lesson_tables` keeps clips whose depth flow determines, on their sides, and says what became of all."""
     sure = np.stack([slanted_pair(k) for k in range(2)])
     unsure = sure.copy()
     unsure["sure"] = round(255 * sources.GUESS)
-    names = [f"clip{k}" for k in range(12)]
-    monkeypatch.setattr(sources, "found_footage", lambda options, note: names)
     monkeypatch.setattr(
-        sources, "taught", lambda clip, cache, *nets: ((unsure if clip == "clip0" else sure), [f"{clip}: told"])
+        sources,
+        "taught",
+        lambda clip, cache, *nets: ((unsure if clip.path.name == "a" else sure), [f"{cache.name} {clip.path.name}"]),
     )
-    learned, watched = sources.lesson_tables(options(tmp_path, init="shipped"), print)
-    assert len(learned) == 10 and len(watched) == 1
-    assert (tmp_path / "clips.txt").read_text().splitlines() == [f"{name}: told" for name in names]
+    footing = sources.Footing(tuple(clip_of([0] * 9, name) for name in "abc"), (clip_of([0] * 9, "d"),))
+    learned, watched = sources.lesson_tables(footing, options(tmp_path), "shipped", lambda sentence: None)
+    assert len(learned) == 2 and len(watched) == 1
+    assert (tmp_path / "clips.txt").read_text().splitlines() == ["learn a", "learn b", "learn c", "check d"]

@@ -40,6 +40,7 @@ class Footage:
     shot: Int[np.ndarray, " N"]
     camera: Intrinsics | None = None  # at the size of the frames; None: unknown
     index: Int[np.ndarray, " N"] | None = None  # number of every frame in its recording
+    group: str = ""  # recordings of one drive, or sequence, see the same things
 
     @property
     def name(self) -> str:
@@ -83,11 +84,12 @@ def stored(recording: Recording, cache: Path, size_of: Callable[[Size], Size]) -
         cache.mkdir(parents=True, exist_ok=True)
         shots, index = _decode(clip, part, size)
         os.replace(part, cache / f"{name}.rgb")
-        record = {"path": str(recording.path), "shape": [clip.width, clip.height], "size": size, "fps": clip.fps}
+        record = {"path": str(recording.path), "group": recording.name.split("/")[0], "fps": clip.fps}
+        record |= {"shape": [clip.width, clip.height], "size": size}
         if recording.camera is not None:
             camera = recording.camera.resized(size)
             record |= {"focal": camera.focal.tolist(), "center": camera.center.tolist()}
-        facts.write_text(json.dumps(record | {"shot": shots, "index": index}))
+        replaced(facts, json.dumps(record | {"shot": shots, "index": index}))
     return opened(facts)
 
 
@@ -103,7 +105,8 @@ def opened(facts: Path) -> Footage:
     if "focal" in record:
         camera = Intrinsics(torch.tensor(record["focal"]), torch.tensor(record["center"]), size)
     index = np.array(record["index"], np.int64)
-    return Footage(Path(record["path"]), images, tuple(record["shape"]), record["fps"], shot, camera, index)
+    shape = tuple(record["shape"])
+    return Footage(Path(record["path"]), images, shape, record["fps"], shot, camera, index, record["group"])
 
 
 def _decode(clip, target: Path, size: Size) -> tuple[list[int], list[int]]:
@@ -134,20 +137,31 @@ def _moved(dis: cv2.DISOpticalFlow, a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.n
     return float(np.median(np.hypot(flow[..., 0], flow[..., 1])))
 
 
+def replaced(file: Path, text: str) -> None:
+    """Write a text, complete or not at all; not where it says so already, so that processes need not take turns."""
+    if file.exists() and file.read_text() == text:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, file)
+
+
 def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[Footage]]:
     """Footage to learn from and to validate on; what is kept in `file` stays, so a longer list changes no side.
 
-    Every HELD_BACK-th recording validates, or the last tenth of each where there are few. Frames of the other side are
-    LEFT_OUT.
+    Every HELD_BACK-th group of recordings validates, or the last tenth of each recording where there are few. Frames of
+    the other side are LEFT_OUT.
     """
     kept = json.loads(file.read_text()) if file.exists() else {}
-    few = len(footage) < HELD_BACK // 2
-    for k, clip in enumerate(footage):
+    groups = list(dict.fromkeys(clip.group or clip.name for clip in footage))
+    few = len(groups) <= HELD_BACK // 2
+    for clip in footage:
+        k = groups.index(clip.group or clip.name)
         tail = max(1 / HELD_BACK, min(0.5, LEAST / max(1, len(clip.shot))))
         first = 1 - tail if few else float(k % HELD_BACK != HELD_BACK // 2)
         kept.setdefault(clip.name, first)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(kept, indent=1))
+    replaced(file, json.dumps(kept, indent=1))
     sides = [], []
     for clip in footage:
         validates = np.arange(len(clip.shot)) >= round(kept[clip.name] * len(clip.shot))

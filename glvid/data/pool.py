@@ -1,7 +1,9 @@
 """Frame pairs with depth, flow and motion on disk: rendered ones, which one process keeps adding while training draws,
 or real ones that geometry solved (`lessons`)."""
 
+import fcntl
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 
-from glvid.errors import GlvidError
+from glvid.errors import GlvidError, UsageError
 from glvid.types import Intrinsics
 
 Random = np.random.Generator
@@ -66,14 +68,24 @@ class Pool:
         file = self.path.with_suffix(".held")
         return int(file.read_text() or 0) if file.exists() else 0
 
+    def free(self, pair: int) -> bool:
+        """May this pair be written: is its row not held by one that may still be drawn?"""
+        return pair - self.rows < max(0, self.held - self.usable)
+
     def open(self) -> tuple[np.memmap, np.memmap]:
         """The ring and its counter, made on first use."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        counter = self.path.with_suffix(".count")
+        counter, row = self.path.with_suffix(".count"), row_type(self.size)
         new = not counter.exists()
-        mode = "w+" if new else "r+"
-        ring = np.memmap(self.path, row_type(self.size), mode, shape=(self.rows,))
-        return ring, np.memmap(counter, np.int64, mode, shape=(1,))
+        if new:  # the whole ring now: a disk that is full later would kill whoever writes through the map
+            with open(self.path, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, row.itemsize * self.rows)
+        elif self.path.stat().st_size != row.itemsize * self.rows:
+            raise UsageError(
+                f"{self.path}: holds pairs of another size or number; remove the folder {self.path.parent}"
+            )
+        ring = np.memmap(self.path, row, "r+", shape=(self.rows,))
+        return ring, np.memmap(counter, np.int64, "w+" if new else "r+", shape=(1,))
 
 
 def row_of(truth) -> np.ndarray:
@@ -99,37 +111,48 @@ def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None,
     from glvid import synthetic  # not needed by those who only read a pool
     from glvid.synthetic.scenes import RESERVED
 
+    ring, counter = pool.open()
+    photos, parent = synthetic.textures(textures) if textures else None, multiprocessing.parent_process()
+
+    def orphaned() -> bool:  # training was killed
+        return parent is not None and not parent.is_alive()
+
+    with open(pool.path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan may still be at its last pair
+        if not counter[0]:
+            counter[0] = max(0, pool.held - pool.usable)
+        first = seed + int(counter[0])
+        left = RESERVED - first if count is None else count - int(counter[0])
+        began = time.monotonic()
+        for truth in synthetic.samples(first, max(0, left), 2, pool.size, "cpu", photos):
+            while parent is not None and not pool.free(int(counter[0])) and not orphaned():
+                time.sleep(0.2)
+            if orphaned():
+                return
+            ring[counter[0] % pool.rows] = row_of(truth)
+            counter[0] += 1
+            if counter[0] > pool.rows:
+                time.sleep(rest * (time.monotonic() - began))
+            began = time.monotonic()
+
+
+def render(pool: Pool, seed: int, textures: Path | None, rest: float) -> None:
+    """`fill` without end, as a process of its own, on one core."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    ring, counter = pool.open()
-    if not counter[0]:
-        counter[0] = max(0, pool.held - pool.usable)
-    photos, parent = synthetic.textures(textures) if textures else None, multiprocessing.parent_process()
-    first = seed + int(counter[0])
-    left = RESERVED - first if count is None else count - int(counter[0])
-    began = time.monotonic()
-    for truth in synthetic.samples(first, max(0, left), 2, pool.size, "cpu", photos):
-        while parent is not None and parent.is_alive() and counter[0] - pool.rows >= max(0, pool.held - pool.usable):
-            time.sleep(0.2)  # its row still holds a pair that may be drawn
-        ring[counter[0] % pool.rows] = row_of(truth)
-        counter[0] += 1
-        if counter[0] > pool.rows:
-            time.sleep(rest * (time.monotonic() - began))
-        began = time.monotonic()
-        if parent is not None and not parent.is_alive():  # training was killed
-            return
+    fill(pool, seed, textures, None, rest)
 
 
 @contextmanager
 def filling(pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, least: int = 64) -> Iterator[Pool]:
-    """A second process fills the pool while the block runs; returns once `least` pairs are there."""
+    """A second process fills the pool while the block runs, which begins once pair `least` is there."""
     worker = multiprocessing.get_context("spawn").Process(
-        target=fill, args=(pool, seed, textures, None, rest), daemon=True, name="glvid-render"
+        target=render, args=(pool, seed, textures, rest), daemon=True, name="glvid-render"
     )
     worker.start()
     _, counter = pool.open()
     try:
-        while counter[0] < min(least, pool.rows):
+        while counter[0] < least:
             if not worker.is_alive():
                 raise GlvidError(f"rendering into {pool.path} stopped: render one pair alone to see why (pool.fill)")
             time.sleep(0.2)

@@ -26,13 +26,13 @@ from glvid.infer.job import (
     Job,
     Report,
     Solved,
-    chosen_device,
     fixed,
     identity,
     load_networks,
 )
 from glvid.infer.write import write
 from glvid.predict import (
+    chosen_device,
     predict_camera,
     working_size,
 )

@@ -11,7 +11,6 @@ import torch
 
 from glvid import refine, results, weights
 from glvid.dense import Dense
-from glvid.errors import UsageError
 from glvid.predict import (
     FlowOf,
     dis_flow,
@@ -141,17 +140,6 @@ class Job:
 def fixed(job: Job) -> bool:
     """Does the given camera stay as it is? With --fix-intrinsics, and without refinement."""
     return job.given is not None and (job.options.fix_intrinsics or job.options.refine == "none")
-
-
-def chosen_device(name: str) -> str:
-    """auto, cpu, cuda, cuda:N or mps as a torch device that exists. Raises UsageError."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    there = {"cpu": True, "mps": torch.backends.mps.is_available()}
-    there |= {"cuda": torch.cuda.is_available()} | {f"cuda:{k}": True for k in range(torch.cuda.device_count())}
-    if not there.get(name, False):
-        raise UsageError(f"--device {name}: there is none on this machine; use --device auto")
-    return name
 
 
 def load_networks(options: InferOptions, device: str) -> Networks:

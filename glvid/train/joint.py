@@ -1,12 +1,13 @@
 """Learning without truth: the self-supervised objective on windows of real frames, cameras learned with the rest."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from glvid.geometry import rigid_flow
 from glvid.losses import PAPER, LossWeights, dissimilarity, total, window_pairs
+from glvid.train.supervised import exact
 from glvid.types import Intrinsics, Outputs
 from glvid.warp import warp
 
@@ -41,12 +42,13 @@ def predicted(nets: nn.ModuleDict, images: Tensor, lens: Intrinsics) -> tuple[Ou
     """All three networks on windows (B, S, 3, H, W) seen through `lens` (B, 2), and the lens that they say."""
     windows, steps = images.shape[0], images.shape[1] - 1
     a, b = images[:, :-1].flatten(0, 1), images[:, 1:].flatten(0, 1)
-    depth = nets["depth"].depth(images.flatten(0, 1)).unflatten(0, (windows, steps + 1))
-    flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a]))[0].unflatten(0, (2, windows, steps))
+    depth = nets["depth"].depth(images.flatten(0, 1)).float().unflatten(0, (windows, steps + 1))
+    flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a]))[0].float().unflatten(0, (2, windows, steps))
     motion, _, said = nets["camera"](a, b)
-    said = Intrinsics(*(x.unflatten(0, (windows, steps)).mean(1) for x in (said.focal, said.center)), said.size)
-    motion = motion.unflatten(0, (windows, steps))
-    moving = disagreement(depth[:, :-1], flow, motion, lens)
+    said = Intrinsics(*(x.float().unflatten(0, (windows, steps)).mean(1) for x in (said.focal, said.center)), said.size)
+    motion = motion.float().unflatten(0, (windows, steps))
+    with exact(images):
+        moving = disagreement(depth[:, :-1], flow, motion, lens)
     return Outputs(depth, flow, back, motion, torch.cat([moving, moving[:, -1:]], 1), lens), said
 
 
@@ -68,13 +70,30 @@ def joint_stage(
     The camera network learns to say the lens that the objective found or the data set knows.
     """
     outputs, said = predicted(nets, images, lens)
-    pairs, cameras = window_pairs(outputs)
     with torch.no_grad():
-        initial = teacher.depth(images.flatten(0, 1))
-    flat = [x.flatten(0, 1) for x in (images, outputs.depth, outputs.moving)]
-    loss, parts = total(flat[0], flat[1], pairs, cameras, flat[2], weights, initial_depth=initial)
-    off = (said.focal.log() - lens.focal.detach().log()).abs().mean()
-    return loss + LENS * off, parts | {"focal": off.detach()}
+        initial = teacher.depth(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
+    with exact(images):
+        # window by window: terms are means under masks, and a batch shared by processes must mean the same
+        each = [
+            total(images[k], out.depth[0], *window_pairs(out), out.moving[0], weights, initial_depth=initial[k])
+            for k, out in enumerate(alone(outputs))
+        ]
+        off = (said.focal.log() - lens.focal.detach().log()).abs().mean()
+        losses, parts = zip(*each, strict=True)
+        means = {name: torch.stack([p[name] for p in parts]).mean() for name in parts[0]}
+        return torch.stack(losses).mean() + LENS * off, means | {"focal": off.detach()}
+
+
+def alone(outputs: Outputs) -> list[Outputs]:
+    """Each window of a batch as a batch of its own."""
+    lens = outputs.intrinsics
+    return [
+        Outputs(
+            *(getattr(outputs, f.name)[k : k + 1] for f in fields(outputs) if f.name != "intrinsics"),
+            Intrinsics(lens.focal[k : k + 1], lens.center[k : k + 1], lens.size),
+        )
+        for k in range(len(outputs.depth))
+    ]
 
 
 @torch.no_grad()
@@ -88,7 +107,7 @@ def unlikeness(nets: nn.ModuleDict, images: Tensor, lens: Intrinsics) -> float:
     views = [(2, ahead[:, 1]), (0, torch.linalg.inv(ahead[:, 0].double()).to(ahead.dtype))]
     unlike = []
     for there, motion in views:
-        flow, _ = rigid_flow(outputs.depth[:, 1].float(), lens, motion.float())
+        flow, _ = rigid_flow(outputs.depth[:, 1], lens, motion)
         unlike.append(dissimilarity(middle, warp(images[:, there], flow)[0]))
     return float(torch.minimum(*unlike).mean())
 

@@ -5,12 +5,14 @@ That is what DistributedDataParallel does; with networks this small there is not
 methods (`depth`, `look`) need no wrapper. Process 0 renders, validates, logs and saves.
 """
 
-import json
 import os
+import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,22 +21,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from glvid import weights
+from glvid.data.frames import replaced
 from glvid.data.pool import filling
 from glvid.errors import GlvidError, UsageError
+from glvid.formats import cannot_write
+from glvid.predict import chosen_device
 from glvid.results import check_space
 from glvid.train import state as keeping
 from glvid.train.joint import OBJECTIVES, joint_stage, together
-from glvid.train.options import Options, as_toml, checked
+from glvid.train.options import STAGES, Options, as_toml, checked
 from glvid.train.pictures import pictures
 from glvid.train.sources import (
     TRAIN_SEED,
     WINDOW,
+    Data,
     Draw,
     Footing,
     ahead,
     cameras_file,
     drawing,
+    first_focal,
+    first_network,
     footing_of,
+    found_data,
     lesson_tables,
     training_pool,
 )
@@ -42,6 +52,7 @@ from glvid.train.state import State
 from glvid.train.supervised import SUPERVISED, lesson_stage
 from glvid.train.validate import METRIC, validated
 
+FEWEST = 64  # rendered pairs to begin with
 ROW = 2_000_000  # bytes of a rendered pair at 384x224
 CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
 
@@ -82,26 +93,49 @@ def train(options: Options, watcher: Watcher = Watcher()) -> Path:  # noqa: B008
     options = checked(options)
     if options.threads:
         torch.set_num_threads(options.threads)
+    allow_many_files()
     with crew(options) as team:
         prepared(options, team, watcher)
-        init: str | Path = options.init
+        with leader_first(team):  # it decodes, the others find that done
+            data = found_data(options, watcher.note) if set(options.stages) != {"camera"} else Data()
+            footing = footing_of(data, options, watcher.note) if uses_films(options) else Footing()
         for stage in options.stages:
-            run_stage(options, stage, init, team, watcher)
-            init = merged(options, init) if len(options.stages) > 1 else init
+            run_stage(options, stage, data, footing, team, watcher)
     return options.out / "weights"
 
 
-def merged(options: Options, init: str | Path) -> str | Path:
-    """Where the next stage starts from: what was exported, completed by what this one did not train."""
-    from glvid import weights
+def uses_films(options: Options) -> bool:
+    """Stage joint learns from footage, stage depth where there is some."""
+    return "joint" in options.stages or ("depth" in options.stages and bool(options.data))
 
-    folder = options.out / "weights"
-    if init == "none":
-        return folder if len(list(folder.glob("*.safetensors"))) == len(weights.DEFAULTS) else init
-    for kind, name in weights.DEFAULTS.items():
-        if not (folder / f"{name}.safetensors").exists():
-            net, _ = weights.load(name if init == "shipped" else Path(init) / f"{name}.safetensors", kind)
-            weights.save(net, folder / f"{name}.safetensors")
+
+def allow_many_files() -> None:
+    """Every recording of the cache is an open file; the usual limit is 1024, which a process may raise for itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def start_of(options: Options, stage: str) -> str | Path:
+    """Where a stage starts from: what `--init` says, completed by what earlier stages of this run have learned.
+
+    Kept in `start/<stage>`, so that a stage that goes on later knows what it was started from.
+    """
+    if options.stages.index(stage) == 0:
+        return options.init
+    folder = options.out / "start" / stage
+    if not folder.is_dir():
+        part = folder.with_name(f"{stage}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for kind, name in weights.DEFAULTS.items():
+            learned = options.out / "weights" / f"{name}.safetensors"
+            if learned.exists():
+                shutil.copyfile(learned, part / learned.name)
+            else:
+                weights.save(first_network(kind, options.init), part / learned.name)
+        os.replace(part, folder)
     return folder
 
 
@@ -111,16 +145,24 @@ def prepared(options: Options, team: Crew, watcher: Watcher) -> None:
         raise UsageError(f"--batch {options.batch} cannot be shared by {team.size} processes: make it a multiple")
     if "joint" in options.stages and options.batch % (WINDOW * team.size):
         raise UsageError(f"--batch {options.batch}: stage joint takes multiples of {WINDOW * team.size}")
+    solving = {"depth", "camera"} if uses_films(options) else set()
+    for kind in solving.union(*(STAGES[stage] for stage in options.stages)):
+        first_network(kind, options.init)
     if not team.leads:
         return
     earlier = any((options.out / "checkpoints").glob("*.pt"))
     if earlier and not options.resume:
         raise UsageError(f"{options.out}: holds a training run; --resume goes on with it, another -o starts a new one")
     w, h = options.rendered
-    check_space(options.out, CHECKPOINTS + int(ROW * (options.rows + options.held) * w * h / (384 * 224)))
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "options.toml").write_text(as_toml(options))
+    pools = 0 if (options.out / "pool").exists() else int(ROW * (options.rows + options.held) * w * h / (384 * 224))
+    check_space(options.out, CHECKPOINTS + pools)
+    try:
+        replaced(options.out / "options.toml", as_toml(options))
+    except OSError as error:
+        raise cannot_write(options.out, error) from error
     watcher.note(as_toml(options).strip())
+    if options.data and not uses_films(options):
+        watcher.note(f"stage {options.stage} does not learn from films: of --data only pairs with flow are used")
 
 
 @contextmanager
@@ -131,7 +173,10 @@ def crew(options: Options) -> Iterator[Crew]:
     if size == 1:
         yield Crew(0, 1, device)
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    patience = timedelta(hours=24)  # others wait while process 0 decodes and solves
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield Crew(rank, size, device)
     finally:
@@ -139,59 +184,69 @@ def crew(options: Options) -> Iterator[Crew]:
 
 
 def device_of(name: str, local_rank: int) -> torch.device:
-    """auto: a GPU where there is one, else the CPU. Raises UsageError for a device that is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: PyTorch finds no CUDA device here; use --device cpu")
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    """auto: this process's GPU where there is one, else the CPU. Raises UsageError for a device that is not there."""
+    found = chosen_device(name)
+    return torch.device("cuda", local_rank) if found == "cuda" else torch.device(found)
 
 
 # --- a stage ----------------------------------------------------------------------------------------------------------
 
 
-def run_stage(options: Options, stage: str, init: str | Path, team: Crew, watcher: Watcher) -> None:
+def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: Crew, watcher: Watcher) -> None:
     """One stage from where it stands to its end."""
-    lessons, watched, footing, teacher = ([], [], Footing(), None)
-    with leader_first(team):  # it decodes and solves, the others find that done
-        if stage == "depth" and options.data:
-            lessons, watched = lesson_tables(options, watcher.note)
-        if stage == "joint":
-            footing = footing_of(options, keeping.first_network("camera", init).eval(), watcher.note)
-    if stage == "joint":
-        teacher = keeping.first_network("depth", init).eval().requires_grad_(False).to(team.device)
-    now = keeping.start(options, stage, init, team.device, footing.log_focal)
+    with leader_first(team):
+        init = start_of(options, stage)
+    camera_net = first_network("camera", init).eval() if stage == "joint" else None
+    log_focal = torch.tensor([first_focal(clip, camera_net) for clip in footing.learn]) if camera_net else None
+    now = keeping.start(options, stage, init, team.device, log_focal)
     if options.resume and keeping.restore(now, options):
         watcher.note(f"stage {stage}: going on at step {now.step} of {options.steps}")
     if now.step >= options.steps:
         return
+    lessons, watched, teacher = [], [], None
+    with leader_first(team):
+        if stage == "depth" and footing.learn:
+            lessons, watched = lesson_tables(footing, options, init, watcher.note)
+    if stage == "joint":
+        teacher = first_network("depth", init).eval().requires_grad_(False).to(team.device)
     pool = training_pool(options)
     with ExitStack() as stack:
         if team.leads:
             pool.hold(now.pairs)
             if options.render:
-                stack.enter_context(filling(pool, TRAIN_SEED + options.seed, options.textures))
-        log = stack.enter_context(keeping.open_log(options.out / "log.jsonl", stage, now.step)) if team.leads else None
-        board = stack.enter_context(tensorboard(options.out / "tensorboard", now.step)) if team.leads else None
-        draw = drawing(options, stage, pool, lessons, footing)
+                least = max(now.pairs, FEWEST)
+                stack.enter_context(filling(pool, TRAIN_SEED + options.seed, options.textures, least=least))
+        now.pairs = agreed(now.pairs or pairs_ready(pool), team)
+        log, board = None, None
+        if team.leads:
+            log = stack.enter_context(keeping.open_log(options.out / "log.jsonl", stage, now.step))
+            board = stack.enter_context(tensorboard(options.out / "tensorboard" / stage, now.step))
+        draw = drawing(options, stage, pool, lessons, footing, data.pairs)
         learn = learning(options, now, footing, teacher, team)
         check = partial(validated, now.mean, stage, options, team.device, watched, footing)
         show = partial(pictures, now.mean, stage, options, team.device, footing)
-        sources = [str(c.path) for c in footing.learn] or _told(options)
         while now.step < options.steps:
-            now.pairs = agreed(pairs_ready(pool), team)
             steps(options, now, team, draw, learn, log, board, watcher)
+            now.pairs = agreed(pairs_ready(pool), team)  # to draw from until the next checkpoint, and if resumed there
             if team.leads:
-                finished = now.step >= options.steps
-                figures = checkpoint(options, now, check, log, sources if finished else None, watcher)
+                figures = checkpoint(options, now, check, sources_of(stage, data, footing, options), watcher)
+                pool.hold(now.pairs)
                 if board is not None:
                     for name, value in figures.items():
-                        board.add_scalar(f"{stage}/held/{name}", value, now.step)
+                        board.add_scalar(f"held/{name}", value, now.step)
                     for name, picture in show().items():
-                        board.add_image(f"{stage}/{name}", picture, now.step, dataformats="HWC")
-                pool.hold(now.pairs)
+                        board.add_image(name, picture, now.step, dataformats="HWC")
     if stage == "joint" and team.leads:
         cameras_file(options, footing, now.lenses.log_focal.detach().cpu())
+
+
+def sources_of(stage: str, data: Data, footing: Footing, options: Options) -> list[str]:
+    """What a stage learns from, beside rendered worlds, for the cards of its weights."""
+    if stage == "flow":
+        return [f"{pair.kind} {pair.name}" for pair in data.pairs]
+    if stage == "depth" and footing.learn:
+        return (options.out / "clips.txt").read_text().splitlines()
+    return [str(clip.path) for clip in footing.learn] if stage == "joint" else []
 
 
 @contextmanager
@@ -202,11 +257,6 @@ def leader_first(team: Crew) -> Iterator[None]:
     yield
     if team.size > 1 and team.leads:
         dist.barrier()
-
-
-def _told(options: Options) -> list[str]:
-    file = options.out / "clips.txt"
-    return file.read_text().splitlines() if options.data and file.exists() else []
 
 
 def pairs_ready(pool) -> int:
@@ -269,7 +319,8 @@ def steps(
         norm = nn.utils.clip_grad_norm_(keeping.parameters(now), 1.0)
         if not torch.isfinite(norm):
             good = keeping.checkpoints(options, now.stage)
-            advice = f"the last good state is {good[-1]}, --resume goes on from it" if good else "lower the rate"
+            advice = f"the last good state is {good[-1]}; with a lower rate, start another run from its weights"
+            advice = advice if good else "lower the rate"
             raise GlvidError(f"training is not finite at step {step} of stage {now.stage}: {advice}")
         now.optimiser.step()
         keeping.average(now)
@@ -280,10 +331,10 @@ def steps(
         since = time.monotonic()
         if log is not None:
             entry = {"stage": now.stage, "step": step, "kind": found.kind}
-            log.write(json.dumps(entry | {k: round(v, 6) for k, v in facts.items()}) + "\n")
+            log(entry | {k: round(v, 6) for k, v in facts.items()})
             if board is not None:
                 for name, value in facts.items():
-                    board.add_scalar(f"{now.stage}/{name}", value, step)
+                    board.add_scalar(name, value, step)
         watcher.step(now.stage, step, options.steps, facts)
         due = step == 0 or time.monotonic() - began > options.every
         if agreed(int(due), team):
@@ -311,21 +362,22 @@ def shared_mean(value: Tensor, team: Crew) -> float:
 
 
 def checkpoint(
-    options: Options, now: State, check: Callable, log: Any, sources: list[str] | None, watcher: Watcher
+    options: Options, now: State, check: Callable, learned_from: list[str], watcher: Watcher
 ) -> dict[str, float]:
-    """Validate, save, log, and return the figures; `sources`: what a finished stage learned from, for its cards."""
+    """Validate, save, and return the figures, also for `validation.jsonl`; a finished stage gets its cards."""
     figures = check()
     metric = figures.get(METRIC[now.stage], float("inf"))
     better = metric < now.best
     now.best = min(metric, now.best)
     path = keeping.save(now, options, figures, better)
-    log.write(json.dumps({"stage": now.stage, "step": now.step - 1, "held": figures}) + "\n")
+    with keeping.open_log(options.out / "validation.jsonl", now.stage, now.step) as log:
+        log({"stage": now.stage, "step": now.step, **figures})
     said = ", ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])
     watcher.note(f"stage {now.stage}, step {now.step}: {said or 'nothing to validate on'}; {path.name}")
-    if sources is not None:
+    if now.step >= options.steps:
         for kind in now.mean:
-            text = keeping.card(kind, now, options, figures, sources)
-            (options.out / "weights" / f"{kind}-small.md").write_text(text)
+            text = keeping.card(kind, now, options, figures, learned_from)
+            replaced(options.out / "weights" / f"{kind}-small.md", text)
     return figures
 
 

@@ -44,7 +44,10 @@ class Options:
         return ALL if self.stage == "all" else (self.stage,)
 
 
-SIZES, PATHS = ("size", "rendered"), ("out", "textures")
+SIZES, PATHS, LISTS = ("size", "rendered"), ("out", "textures"), {"data": Path, "exclude": str}
+CHOICES = {"objective": ("glvid", "paper"), "precision": ("auto", "bf16", "fp32")}
+LEAST = {"steps": 1, "batch": 1, "rows": 10, "held": 1, "seed": 0, "threads": 0}
+SEEDS = 500_000  # training seeds stay below; worlds for validation and evaluation come later
 
 
 def checked(options: Options) -> Options:
@@ -59,11 +62,18 @@ def checked(options: Options) -> Options:
         if any(side % 32 or side < 32 for side in getattr(options, name)):
             w, h = getattr(options, name)
             raise UsageError(f"--{name} {w}x{h}: both sides must be multiples of 32, since networks halve them 5 times")
-    for name, least in (("steps", 1), ("batch", 1), ("rows", 8), ("held", 1)):
+    for name, least in LEAST.items():
         if getattr(options, name) < least:
             raise UsageError(f"--{name} {getattr(options, name)}: must be at least {least}")
-    if options.objective not in ("glvid", "paper"):
-        raise UsageError(f"no objective '{options.objective}': choose glvid or paper")
+    for name, known in CHOICES.items():
+        if getattr(options, name) not in known:
+            raise UsageError(f"--{name} {getattr(options, name)}: choose {' or '.join(known)}")
+    if options.seed >= SEEDS:
+        raise UsageError(f"--seed {options.seed}: must be below {SEEDS}; later worlds are for validation")
+    if options.textures is not None and not options.textures.is_dir():
+        raise UsageError(f"--textures {options.textures}: is no folder of photos")
+    if options.init not in ("shipped", "none") and not Path(options.init).exists():
+        raise UsageError(f"--init {options.init}: is neither shipped nor none nor a folder of weights")
     return options
 
 
@@ -76,42 +86,76 @@ def size_of(text: str) -> tuple[int, int]:
     return w, h
 
 
-def configured(path: Path, options: Options) -> Options:
-    """`options` with what a TOML file says. Raises UsageError: unknown entry, wrong kind."""
+FREE = ("out", "steps", "every", "device", "threads", "resume", "data")  # what may change when a run goes on
+
+
+def differing(before: Options, now: Options) -> str | None:
+    """The first option that would make `now` another run than `before`, in words."""
+    for field in fields(Options):
+        a, b = getattr(before, field.name), getattr(now, field.name)
+        if field.name not in FREE and a != b:
+            return f"--{field.name} ({a}, not {b})"
+    return None
+
+
+def from_toml(text: str) -> Options:
+    """The options that `as_toml` wrote."""
+    return from_values(parsed(text, "the checkpoint's options"), Options(), "the checkpoint's options")
+
+
+def parsed(text: str, where: str) -> dict[str, Any]:
+    """TOML as plain values."""
     try:
         import tomllib
     except ImportError:  # Python 3.10
         import tomli as tomllib
     try:
-        said = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        return tomllib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"cannot read {where}: {error}") from error
+
+
+def configured(path: Path, options: Options) -> Options:
+    """`options` with what a TOML file says. Raises UsageError: unknown entry, wrong kind."""
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read --config {path}: {error}") from error
-    return from_values(said, options, str(path))
+    return from_values(parsed(text, str(path)), options, str(path))
 
 
 def from_values(said: dict[str, Any], options: Options, where: str) -> Options:
     """`options` with plain values (of TOML) put in by name."""
-    kinds = {field.name: field for field in fields(Options)}
+    names = [field.name for field in fields(Options)]
     for name, value in said.items():
-        if name not in kinds:
-            raise UsageError(f"{where}: knows no '{name}'; choose from {', '.join(kinds)}")
-        if name in SIZES and isinstance(value, str):
-            value = size_of(value)
-        elif name in SIZES and isinstance(value, list):
-            value = tuple(value)
-        elif name == "data":
-            value = tuple(Path(x) for x in ([value] if isinstance(value, str) else value))
-        elif name == "exclude":
-            value = tuple([value] if isinstance(value, str) else value)
-        elif name in PATHS:
-            value = Path(value)
-        wanted = type(kinds[name].default)
-        if wanted is float and isinstance(value, int):
-            value = float(value)
-        if kinds[name].default is not None and not isinstance(value, wanted if name not in PATHS else Path):
-            raise UsageError(f"{where}: '{name}' must be of kind {wanted.__name__}")
-        options = replace(options, **{name: value})
+        if name not in names:
+            raise UsageError(f"{where}: knows no '{name}'; choose from {', '.join(names)}")
+        options = replace(options, **{name: converted(name, value, where)})
     return options
+
+
+def converted(name: str, value: Any, where: str) -> Any:
+    """A plain value of TOML as the option's own kind. Raises UsageError."""
+    wrong = UsageError(f"{where}: '{name}' cannot be {value!r}; its default is {getattr(Options, name)!r}")
+    if name in SIZES:
+        if not isinstance(value, str):
+            raise wrong
+        return size_of(value)
+    if name in LISTS:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(x, str) for x in values):
+            raise wrong
+        return tuple(map(LISTS[name], values))
+    if name in PATHS or name == "split":
+        if not isinstance(value, str):
+            raise wrong
+        return Path(value) if name in PATHS else value
+    wanted = type(getattr(Options, name))
+    if wanted is float and type(value) is int:
+        return float(value)
+    if type(value) is not wanted:
+        raise wrong
+    return value
 
 
 def as_toml(options: Options) -> str:

@@ -5,44 +5,54 @@ resumed run draws what it would have drawn, and processes that share a batch dra
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from glvid import weights
+from glvid import formats, weights
 from glvid.data import frames
 from glvid.data.frames import Footage
-from glvid.data.pool import Batch, Pool, draw, drawn
+from glvid.data.pool import Batch, Pool, collate, draw, drawn, jittered, mirrored, window
 from glvid.errors import UsageError
+from glvid.formats import cannot_write
 from glvid.lessons import GUESS, taught
+from glvid.networks import KINDS
 from glvid.predict import as_tensor, predict_camera, working_size
 from glvid.results import check_space
 from glvid.train.options import Options
-from glvid.types import Intrinsics
+from glvid.types import FlowPair, Intrinsics
 
 WINDOW = 4  # pairs that one window of three frames costs as much as
 REPLAY = 0.5  # share of rendered batches in stage `joint`
 LESSONS = 0.4  # share of batches from real clips in stage `depth`, where there are some
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
-WATCHED = 9  # every so many-th clip is not learned from but measured on
+PAIRS = 0.5  # share of batches from pairs with flow in stage `flow`, where there are some
+LESSON = 100_000_000  # bytes that the lessons of a recording take, at most
 LEAST_SURE = 0.03  # share of depth that flow must determine in a clip
 TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds watched; those from 900,000 are for evaluation
 
 
 @dataclass(frozen=True)
 class Footing:
-    """Real footage: what to learn from, what to validate on, and the focal length every recording starts from."""
+    """Real footage: what to learn from, and what to validate on."""
 
     learn: tuple[Footage, ...] = ()
     check: tuple[Footage, ...] = ()
-    said: tuple[str, ...] = ()
-    log_focal: Tensor = field(default_factory=lambda: torch.zeros(0))  # of `learn`, over the long side
+
+
+@dataclass(frozen=True)
+class Data:
+    """What there is of one's own: decoded recordings, and pairs with flow."""
+
+    clips: tuple[Footage, ...] = ()
+    pairs: tuple[FlowPair, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,9 @@ class Draw:
         return Draw(self.kind, self.with_camera, **moved, cameras=self.cameras)
 
 
+NOTHING = Footing()
+
+
 def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
     """Picture sizes trained on: the given one, a driving strip, nearly square, portrait; multiples of 32."""
     w, h = size
@@ -79,7 +92,12 @@ def generators(options: Options, step: int, samples: range) -> tuple[np.random.G
 
 
 def drawing(
-    options: Options, stage: str, pool: Pool, lessons: list[np.ndarray], footing: Footing
+    options: Options,
+    stage: str,
+    pool: Pool,
+    lessons: Sequence[np.ndarray] = (),
+    footing: Footing = NOTHING,
+    pairs: Sequence[FlowPair] = (),
 ) -> Callable[[int, range, int], Draw]:
     """A function (step, samples of the batch, pairs of the pool to draw from) -> what the stage learns from."""
     sizes, odds = shapes(options.size), np.array([0.4, 0.3, 0.15, 0.15])
@@ -91,10 +109,35 @@ def drawing(
             return _windows(footing, rng, [own[k - samples.start] for k in samples if k % WINDOW == 0])
         if stage == "depth" and lessons and dice < LESSONS:
             return Draw("lesson", batch=drawn(lessons, own, target))
+        if stage == "flow" and pairs and dice < PAIRS:
+            return Draw("flow", batch=collate([flow_item(pairs, r, target) for r in own], target))
         kind = stage if stage != "joint" else ("depth" if dice < 0.7 * REPLAY else "flow")
         return Draw(kind, camera, draw(pool, own, upto, target))
 
     return one
+
+
+def flow_item(pairs: Sequence[FlowPair], rng: np.random.Generator, target: tuple[int, int]) -> dict[str, np.ndarray]:
+    """A random pair with flow, cropped, mirrored, recoloured as rendered ones are; `sure` where flow is known."""
+    pair = pairs[int(rng.integers(len(pairs)))]
+    a, b = (formats.read_image(path) for path in (pair.first, pair.second))
+    flow = formats.read_flow(pair.flow).transpose(1, 2, 0)
+    h, w = flow.shape[:2]
+    x, y, cw, ch = window(rng, (w, h), target)
+    ratio = np.array([target[0] / cw, target[1] / ch], np.float32)
+    known = np.isfinite(flow).all(-1)
+    a, b, flow, known = (
+        cv2.resize(np.ascontiguousarray(m[y : y + ch, x : x + cw]), target, interpolation=how)
+        for m, how in (
+            (a, cv2.INTER_AREA), (b, cv2.INTER_AREA), (np.nan_to_num(flow), cv2.INTER_NEAREST),
+            (known.astype(np.float32), cv2.INTER_NEAREST),
+        )
+    )  # fmt: skip
+    a, b = jittered(rng, [a, b])
+    nothing = np.ones(target[::-1], np.float32)
+    item = {"a": a, "b": b, "depth": nothing, "sure": known, "flow": flow * ratio, "visible": nothing}
+    item |= {"b_T_a": np.eye(4, dtype=np.float32), "focal": ratio * 0 + target[0], "center": np.array(target) / 2}
+    return mirrored(item) if rng.random() < 0.5 else item
 
 
 def _windows(footing: Footing, rng: np.random.Generator, own: list[np.random.Generator]) -> Draw:
@@ -131,15 +174,15 @@ def cache_of(options: Options) -> Path:
     return options.out / "frames" / str(options.size[0])
 
 
-def found_footage(options: Options, note: Callable[[str], None]) -> list[Footage]:
-    """All footage below `data` but what is excluded or for testing, decoded; says what was found and what it takes.
+def found_data(options: Options, note: Callable[[str], None]) -> Data:
+    """Everything below `data` but what is excluded or for testing, decoded; says what was found and what it takes.
 
     Without `data`, what the cache already holds (on a machine without the films). Raises UsageError where nothing is
     left, InputError for what is broken, OutputError where the disk is too small for the frames.
     """
     cache = cache_of(options)
     if not options.data:
-        return [frames.opened(path) for path in sorted(cache.glob("*.json"))]
+        return Data(tuple(frames.opened(path) for path in sorted(cache.glob("*.json"))), ())
     from glvid import video  # PyAV: only for those who decode
     from glvid.data.layouts import read_patterns, survey
     from glvid.data.splits import training
@@ -148,34 +191,50 @@ def found_footage(options: Options, note: Callable[[str], None]) -> list[Footage
     for sentence in found.said:
         note(sentence)
     recordings = training(found.recordings, options.split, note)
-    if not recordings:
-        raise UsageError(
-            f"no film left below {', '.join(map(str, options.data))}: correct --data, --exclude or --split"
-        )
+    if not recordings and not found.pairs:
+        where = ", ".join(map(str, options.data))
+        raise UsageError(f"no film left below {where}: correct --data, --exclude or --split")
     size_of = partial(working_size, long_side=options.size[0])
     new = [r for r in recordings if not (cache / f"{frames.name_of(r.path)}.json").exists()]
-    if new:
-        clips = [video.probe(r.path) for r in new]
-        counts = [(c.frames or round(c.duration * c.fps) or 1, c.fps, (c.width, c.height)) for c in clips]
-        needed = frames.expected_bytes(counts, size_of)
-        note(f"decoding {len(new)} of {len(recordings)} recordings into {cache}: at most {needed / 1e9:.2f} GB")
+    clips = [video.probe(r.path) for r in new]
+    counts = [(c.frames or round(c.duration * c.fps) or 1, c.fps, (c.width, c.height)) for c in clips]
+    try:
         cache.mkdir(parents=True, exist_ok=True)
-        check_space(cache, needed)
-    return [frames.stored(recording, cache, size_of) for recording in recordings]
+        if new:
+            needed = frames.expected_bytes(counts, size_of)
+            lessons = LESSON * len(new) if "depth" in options.stages else 0
+            said = f"at most {needed / 1e9:.2f} GB" + (f", and {lessons / 1e9:.2f} GB of lessons" if lessons else "")
+            note(f"decoding {len(new)} of {len(recordings)} recordings into {cache}: {said}")
+            check_space(cache, needed + lessons)
+        return Data(tuple(frames.stored(recording, cache, size_of) for recording in recordings), found.pairs)
+    except OSError as error:
+        raise cannot_write(cache, error) from error
 
 
-def footing_of(options: Options, camera_net: torch.nn.Module, note: Callable[[str], None]) -> Footing:
-    """Real footage split into two sides, kept in `split.json`; and a focal length for every recording to start from."""
-    clips = [clip for clip in found_footage(options, note) if frames.starts(clip, 1).size]
+def footing_of(data: Data, options: Options, note: Callable[[str], None]) -> Footing:
+    """Footage split into two sides, kept in `split.json`."""
+    clips = [clip for clip in data.clips if frames.starts(clip, 1).size]
     if not clips:
         raise UsageError("no recording holds three frames between which something moves: give other --data")
     learn, check = frames.split(clips, options.out / "split.json")
-    note(f"{sum(frames.starts(c, 1).size for c in learn)} windows to learn from, of {len(learn)} recordings; "
-         f"{sum(frames.starts(c, 1).size for c in check)} to validate on, of {len(check)}")  # fmt: skip
-    return Footing(tuple(learn), tuple(check), log_focal=torch.tensor([first_focal(c, camera_net) for c in learn]))
+    windows = [sum(frames.starts(clip, 1).size for clip in side) for side in (learn, check)]
+    note(f"{windows[0]} windows to learn from, of {len(learn)} recordings; {windows[1]} to check, of {len(check)}")
+    return Footing(tuple(learn), tuple(check))
 
 
-def first_focal(clip: Footage, camera_net: torch.nn.Module) -> float:
+def first_network(kind: str, init: str | Path) -> nn.Module:
+    """A network to start from, in training mode: shipped, none, a folder of weights or a file of this kind.
+
+    Raises ModelError where there is none.
+    """
+    if init == "none":
+        return KINDS[kind][0]().train()
+    name, path = weights.DEFAULTS[kind], Path(init)
+    source = name if init == "shipped" else path if path.is_file() else path / f"{name}.safetensors"
+    return weights.load(source, kind)[0].train()
+
+
+def first_focal(clip: Footage, camera_net: nn.Module) -> float:
     """Log of the focal length over the long side that a recording starts from: its own, or the camera network's."""
     if clip.camera is not None:
         lens = clip.camera.resized(clip.shape)
@@ -185,23 +244,29 @@ def first_focal(clip: Footage, camera_net: torch.nn.Module) -> float:
     return float(lens.focal.mean().log() - np.log(max(clip.shape)))
 
 
-def lesson_tables(options: Options, note: Callable[[str], None]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Rows of all real clips that teach something: to learn from, and to watch.
+def lesson_tables(
+    footing: Footing, options: Options, init: str | Path, note: Callable[[str], None]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Rows of all clips that teach something: to learn from, and to check, of the same sides as everything else.
 
-    Solved with the networks training starts from (else the shipped ones); what became of every clip is in `clips.txt`.
+    Solved with the networks the stage starts from (else the shipped ones); what became of every clip is in `clips.txt`.
     """
-    where = Path(options.init) if options.init not in ("shipped", "none") and Path(options.init).is_dir() else None
-    names = [f"{kind}-small" for kind in ("depth", "camera")]
-    nets = [weights.load(where / f"{n}.safetensors" if where else n, n.split("-")[0])[0] for n in names]
-    tables, told = [], []
-    for clip in found_footage(options, note):
-        rows, said = taught(clip, options.out / "lessons", *nets)
-        told += said
-        if len(rows) and rows["sure"].mean() > 255 * (GUESS + LEAST_SURE):
-            tables.append(rows)
-    (options.out / "clips.txt").write_text("\n".join(told) + "\n")
-    watched = tables[WATCHED - 1 :: WATCHED]
-    return [t for k, t in enumerate(tables) if k % WATCHED != WATCHED - 1] or tables, watched
+    nets = [first_network(kind, "shipped" if init == "none" else init).eval() for kind in ("depth", "camera")]
+    sides, told = [], []
+    for name in ("learn", "check"):
+        tables = []
+        for k, clip in enumerate(getattr(footing, name)):
+            try:
+                rows, said = taught(clip, options.out / "lessons" / name, *nets)
+            except OSError as error:
+                raise cannot_write(options.out / "lessons", error) from error
+            told += said
+            note(f"lesson {k + 1} of {len(getattr(footing, name))} ({name}): {'; '.join(said)}")
+            if len(rows) and rows["sure"].mean() > 255 * (GUESS + LEAST_SURE):
+                tables.append(rows)
+        sides.append(tables)
+    frames.replaced(options.out / "clips.txt", "\n".join(told) + "\n")
+    return sides[0], sides[1]
 
 
 def cameras_file(options: Options, footing: Footing, log_focal: Tensor) -> None:

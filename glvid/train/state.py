@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from glvid import __version__, weights
-from glvid.errors import ModelError, OutputError
+from glvid.data.frames import replaced
+from glvid.errors import ModelError, OutputError, UsageError
 from glvid.networks import KINDS
 from glvid.train.joint import Lenses
-from glvid.train.options import STAGES, Options, as_toml
+from glvid.train.options import STAGES, Options, as_toml, differing, from_toml
+from glvid.train.sources import first_network
 
 KEPT = 2  # checkpoints of a stage, beside the best one
 
@@ -55,15 +57,6 @@ def start(options: Options, stage: str, init: str | Path, device: torch.device, 
         groups.append({"params": list(lenses.parameters()), "rate": options.rate * 5, "weight_decay": 0.0})
     optimiser = torch.optim.AdamW(groups, options.rate, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
     return State(stage, nets, mean, optimiser, lenses=lenses)
-
-
-def first_network(kind: str, init: str | Path) -> nn.Module:
-    """A network to start from, in training mode."""
-    if init == "none":
-        return KINDS[kind][0]().train()
-    name = weights.DEFAULTS[kind]
-    source = name if init == "shipped" else Path(init) / f"{name}.safetensors"
-    return weights.load(source, kind)[0].train()
 
 
 def parameters(state: State) -> list[nn.Parameter]:
@@ -117,13 +110,14 @@ def save(state: State, options: Options, metrics: dict[str, float], better: bool
 def restore(state: State, options: Options) -> bool:
     """Puts the newest checkpoint of the stage in place; False where there is none.
 
-    Raises ModelError for one that is cut short, not finite or of another architecture, naming the last good one.
+    Raises ModelError for one that is cut short, not finite or of another architecture, naming the last good one;
+    UsageError where options differ that would make it another run.
     """
     found = checkpoints(options, state.stage)
     if not found:
         return False
     try:
-        fill(state, found[-1])
+        fill(state, found[-1], options)
     except ModelError as error:
         good = next((str(p) for p in reversed(found[:-1]) if _is_good(state, p)), None)
         advice = f"the last good one is {good}: remove {found[-1].name} to go on from it" if good else "start anew"
@@ -139,9 +133,11 @@ def _is_good(state: State, path: Path) -> bool:
     return True
 
 
-def fill(state: State, path: Path) -> None:
+def fill(state: State, path: Path, options: Options) -> None:
     """A checkpoint's values into a state of the same architecture. Raises ModelError, and changes nothing then."""
     content = _checked(state, path)
+    if other := differing(from_toml(content["options"]), options):
+        raise UsageError(f"{path.parent.parent}: this run began with another {other}; give the same, or another -o")
     state.nets.load_state_dict(content["nets"])
     state.mean.load_state_dict(content["mean"])
     if state.lenses is not None:
@@ -154,7 +150,7 @@ def _checked(state: State, path: Path) -> dict[str, Any]:
     """What a checkpoint holds, once it is known to fit."""
     content = weights.load_checkpoint(path)
     parts = {"nets": state.nets, "mean": state.mean} | ({"lenses": state.lenses} if state.lenses is not None else {})
-    if not isinstance(content, dict) or not {*parts, "optimiser", "step", "pairs", "best"} <= content.keys():
+    if not isinstance(content, dict) or not {*parts, "optimiser", "step", "pairs", "best", "options"} <= content.keys():
         raise ModelError(f"{path} is no checkpoint of glvid train")
     if content["stage"] != state.stage:
         raise ModelError(f"{path} is of stage {content['stage']}, not {state.stage}")
@@ -171,19 +167,21 @@ def _checked(state: State, path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def open_log(path: Path, stage: str, begin: int) -> Iterator:
-    """The log, one JSON object a line, cut back to what was written before step `begin` of the stage."""
+def open_log(path: Path, stage: str, begin: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that adds an object, as a line, to a log that is cut back to before step `begin` of the stage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text().splitlines(True) if path.exists() else []
-    try:
-        kept = [x for x in lines if (y := _read(x)) and (y["stage"] != stage or y["step"] < begin)]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(kept))
-        os.replace(part, path)
-        with open(path, "a", buffering=1) as log:
-            yield log
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}; free some space and --resume") from error
+    kept = [x for x in lines if (y := _read(x)) and (y["stage"] != stage or y["step"] < begin)]
+    replaced(path, "".join(kept))
+    with open(path, "a", buffering=1) as log:
+
+        def write(entry: dict[str, Any]) -> None:
+            try:
+                log.write(json.dumps(entry) + "\n")
+            except OSError as error:
+                raise OutputError(f"cannot write {path}: {error.strerror}; free some space and --resume") from error
+
+        yield write
 
 
 def _read(line: str) -> dict[str, Any] | None:

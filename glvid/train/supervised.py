@@ -7,9 +7,15 @@ from torch import Tensor, nn
 
 from glvid.data.pool import Batch
 from glvid.geometry import rigid_flow
-from glvid.warp import resize_flow
+from glvid.types import Intrinsics
+from glvid.warp import resize, resize_flow
 
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
+
+
+def exact(like: Tensor) -> torch.autocast:
+    """Geometry and losses in single precision: bf16 would be a third of a pixel off. Networks alone may take less."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[str, Tensor]:
@@ -61,8 +67,16 @@ def camera_loss(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
     """
     shift, seen = net.look(batch.a, batch.b)
     b_T_a, a_T_b, lens = net.answer(seen, batch.intrinsics.size)
+    with exact(batch.a):
+        said = shift.float(), b_T_a.float(), a_T_b.float(), lens.to(torch.float32)
+        return _camera_parts(*said, batch, net.config.radius)
+
+
+def _camera_parts(
+    shift: Tensor, b_T_a: Tensor, a_T_b: Tensor, lens: Intrinsics, batch: Batch, radius: int
+) -> dict[str, Tensor]:
     flow = F.avg_pool2d(batch.flow, 4)
-    near = (flow.abs().amax(1, keepdim=True) < 4 * net.config.radius) * F.avg_pool2d(batch.visible, 4)
+    near = (flow.abs().amax(1, keepdim=True) < 4 * radius) * F.avg_pool2d(batch.visible, 4)
     depth, K = F.max_pool2d(batch.depth.clamp(0.3, CAP), 8), batch.intrinsics
     K = K.resized((depth.shape[-1], depth.shape[-2]))
     error = torch.cat([b_T_a - batch.b_T_a, a_T_b - torch.linalg.inv(batch.b_T_a)])[:, :3].abs()
@@ -78,8 +92,8 @@ def camera_loss(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
-    """Robust end-point error over all levels; hidden pixels count too (their truth is known).
+def flow_loss(flows: list[Tensor], truth: Tensor, known: Tensor) -> Tensor:
+    """Robust end-point error over all levels, where truth is `known` (0..1); hidden pixels count too.
 
     A level of 1 / s of the size counts its px as sqrt(s) px: as px of full size, the coarsest would rule.
     """
@@ -87,8 +101,8 @@ def flow_loss(flows: list[Tensor], truth: Tensor) -> Tensor:
     loss = truth.new_zeros(())
     for k, flow in enumerate(flows):
         size = (flow.shape[-1], flow.shape[-2])
-        error = (flow - resize_flow(truth, size)).norm(dim=1) * (full / size[0]) ** 0.5
-        loss = loss + 0.8**k * ((error + 0.01).pow(0.7)).mean()
+        error = (flow - resize_flow(truth, size)).norm(dim=1, keepdim=True) * (full / size[0]) ** 0.5
+        loss = loss + 0.8**k * (resize(known, size) * (error + 0.01).pow(0.7)).mean()
     return loss
 
 
@@ -103,7 +117,9 @@ def weighted(parts: dict[str, Tensor]) -> Tensor:
 
 def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Depth, and camera, from rendered truth."""
-    parts = depth_loss(nets["depth"](batch.a), batch.depth, batch.sure)
+    disparities = [x.float() for x in nets["depth"](batch.a)]
+    with exact(batch.a):
+        parts = depth_loss(disparities, batch.depth, batch.sure)
     if with_camera:
         parts |= camera_loss(nets["camera"], batch)
     return weighted(parts), parts
@@ -113,9 +129,11 @@ def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> 
     """Flow from rendered truth; vectors longer than half the picture are cut (they leave it anyway)."""
     bound = batch.flow.shape[-1] / 2
     truth = batch.flow.clamp(-bound, bound)
-    flows = nets["flow"](batch.a, batch.b)
-    loss = flow_loss(flows, truth)
-    return loss, {"loss_flow": loss, "epe": (flows[0] - truth).norm(dim=1).mean()}
+    flows = [x.float() for x in nets["flow"](batch.a, batch.b)]
+    with exact(batch.a):
+        loss = flow_loss(flows, truth, batch.sure)
+        apart = (flows[0] - truth).norm(dim=1, keepdim=True)
+        return loss, {"loss_flow": loss, "epe": (batch.sure * apart).sum() / batch.sure.sum().clamp_min(1)}
 
 
 def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -126,7 +144,9 @@ def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) ->
 
 def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Depth from what geometry found out about real clips; their scale is a guess, so it is not learned."""
-    parts = depth_loss(nets["depth"](batch.a), batch.depth, batch.sure)
+    disparities = [x.float() for x in nets["depth"](batch.a)]
+    with exact(batch.a):
+        parts = depth_loss(disparities, batch.depth, batch.sure)
     return weighted({k: parts[k] for k in ("value", "slope")}), {f"real_{k}": v for k, v in parts.items()}
 
 
