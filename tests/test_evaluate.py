@@ -181,9 +181,12 @@ def test_a_benchmark_from_layout_to_table(tmp_path, truth, infer_tells_the_truth
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["protocol"] == "kitti-eigen" and summary["refine"] == "output"
     table = (tmp_path / "out/table.md").read_text()
-    assert "Garg crop" in table.splitlines()[2] and "GLNet, refined" in table and "0.099" in table
-    for published in ("struct2depth", "learnK", "Monodepth2", "ManyDepth + TTR", "DualRefine"):
-        assert published in table
+    head = table.splitlines()[2]
+    assert "Garg crop" in head and "2 of 697 frames; 2 of them against projected" in head and "published" not in table
+    whole = B.table(replace(done, comparable=True), InferOptions())
+    assert "| GLNet, refined, 416x128 (published) |0.099|" in whole
+    for method in ("struct2depth", "learnK", "Monodepth2", "ManyDepth + TTR", "DualRefine"):
+        assert method in whole
 
 
 def test_other_protocols_find_their_clips(tmp_path, truth, infer_tells_the_truth):
@@ -278,3 +281,51 @@ def test_eval_of_a_run(tmp_path, truth, sequence, capsys):
     assert "no truth for" in capsys.readouterr().err
     assert command(["eval", "flow"]) == 2 and "--data" in capsys.readouterr().err
     assert command(["eval", "nothing-such"]) == 2 and "no run folder" in capsys.readouterr().err
+
+
+# --- which truth, and what a mean is ---------------------------------------------------------------------------------
+
+
+def test_a_run_is_scored_against_its_own_recording_or_not_at_all(tmp_path, truth):
+    """Two drives whose pictures have the same names: the one the run was made of counts, whatever the order."""
+    root = eigen_tree(tmp_path / "kitti", truth)
+    other = root / "2011_09_26/2011_09_26_drive_0001_sync"
+    (root / "2011_09_26/2011_09_26_drive_0002_sync").rename(other)
+    eigen_tree(root, truth)
+    drives = survey([root]).recordings
+    run = run_with(tmp_path / "run", truth)
+    for drive in drives:
+        known = replace(run, info=run.info | {"input": {"path": str(drive.path)}})
+        assert B.recording_of(known, drives, [root]).path == drive.path
+    with pytest.raises(UsageError, match="may be of 2 recordings"):
+        B.recording_of(run, drives, [root])
+
+
+def test_means_over_clips():
+    depth = [
+        P.Scores({"abs_rel": a, "frames": n}, tuple(frame_row(a) for _ in range(n)), n) for a, n in ((0.1, 1), (0.4, 3))
+    ]
+    found = P.overall(P.PROTOCOLS["kitti-improved"], depth)
+    assert found["frames"] == 4 and found["abs_rel"] == pytest.approx(0.325)
+    angles = [P.Scores({"hfov": v, "focal_percent": v}) for v in (0.5, 4.0, 30.0)]
+    found = P.overall(P.PROTOCOLS["intrinsics"], angles)
+    assert found["hfov"] == 4 and found["auc1"] == pytest.approx(100 / 3) and found["auc10"] > found["auc5"] > 0
+    video = [P.Scores({"a_scale_abs_rel": v, "b_abs_rel": v, "frames": 2}, weight=w) for v, w in ((0.1, 1), (0.2, 3))]
+    found = P.overall(P.PROTOCOLS["video-depth"], video)
+    assert found["a_scale_abs_rel"] == pytest.approx(0.175) and found["b_abs_rel"] == pytest.approx(0.15)
+    paths = [P.Scores({"ate_m": v, "t_rel": t, "poses": 5}) for v, t in ((1.0, np.nan), (3.0, 2.0))]
+    found = P.overall(P.PROTOCOLS["kitti-odometry"], paths)
+    assert found == {"ate_m": 2.0, "t_rel": 2.0, "poses": 10.0}
+
+
+def frame_row(value: float) -> dict[str, float]:
+    row = dict.fromkeys(("abs_rel", "sq_rel", "rmse", "rmse_log", "d1", "d2", "d3", "abs_rel_one_scale"), value)
+    return row | {"scale": 1.0, "ratio": 1.0, "pixels": 1000}
+
+
+def test_a_pair_taken_for_a_cut_counts_as_no_flow(tmp_path, truth):
+    formats.write_flow(tmp_path / "true.png", truth.flow[0])
+    pictures = [save(tmp_path / f"{k}.png", truth.images[k][..., ::-1]) for k in range(2)]
+    run = write_run(tmp_path / "run", truth, shots=(1,))
+    row = B.flow_row(FlowPair("KITTI flow", "a", *pictures, tmp_path / "true.png"), run)
+    assert row["epe"] == pytest.approx(np.hypot(*truth.flow[0]).mean(), abs=0.02)

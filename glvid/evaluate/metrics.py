@@ -6,7 +6,7 @@ True arrays are called g or gt. Each function names the protocol it follows; num
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -89,7 +89,7 @@ def per_frame_scaled(pairs: Iterable[Pair], low: float, cap: float) -> list[dict
     return rows
 
 
-def mean_over_frames(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean_over_frames(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Means of the rows of `per_frame_scaled` that are not NaN, and "frames", how many that are.
 
     "scale_spread" is the standard deviation of the frames' ratios, divided by their median: 0 when depth is consistent.

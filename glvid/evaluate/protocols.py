@@ -12,6 +12,7 @@ from glvid.results import RunFolder
 from glvid.types import Recording
 
 INDOOR, OUTDOOR = 10.0, 80.0  # m: true depth beyond does not count
+FAR_INDOOR = 70.0  # m: the same in protocol A of video depth, which takes all of KITTI
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,18 @@ def kitti_eigen(case: Judged, frames: set[int] | None = None) -> Scores:
     Where a frame has no scan, its projected depth map stands in, if there is one.
     """
 
+    kinds = []  # of every map, in order
+
     def truth(recording: Recording, n: int):
         scan = scanned_depth(recording, n)
-        return measured_depth(recording, n) if scan is None else scan
+        found = measured_depth(recording, n) if scan is None else scan
+        if found is not None:
+            kinds.append("projected" if scan is None else "scan")
+        return found
 
-    return _depth(case, truth, metrics.NEAREST, OUTDOOR, True, frames)
+    found = _depth(case, truth, metrics.NEAREST, OUTDOOR, True, frames)
+    rows = tuple(row | {"truth": kind} for row, kind in zip(found.rows, kinds, strict=True))
+    return Scores(found.summary, rows, found.weight)
 
 
 def kitti_improved(case: Judged, frames: set[int] | None = None) -> Scores:
@@ -65,11 +73,13 @@ def _depth(case: Judged, truth: Callable, low: float, cap: float, crop: bool, fr
 def video_depth(case: Judged) -> Scores:
     """Protocol A (MonST3R, CUT3R: one scale, or scale and shift, of the whole sequence by least absolute errors) and B
     (Video Depth Anything: scale and shift of disparity by least squares), in keys that begin with a_ and b_."""
+    farthest = np.inf if outdoors(case.recording) else FAR_INDOOR
+    whole = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, farthest, cubic=True)]
     cap = OUTDOOR if outdoors(case.recording) else INDOOR
     pairs = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
     if not sum(len(g) for _, g in pairs):
         return Scores({}, weight=0)
-    a, both = (metrics.sequence_aligned(pairs, align) for align in ("scale", "scale_shift"))
+    a, both = (metrics.sequence_aligned(whole, align) for align in ("scale", "scale_shift"))
     b = metrics.disparity_aligned(pairs, cap)
     summary = {f"a_scale_{k}": a[k] for k in metrics.DEPTH} | {f"a_shift_{k}": both[k] for k in metrics.DEPTH}
     summary |= {f"b_{k}": b[k] for k in metrics.DEPTH} | {"frames": len(pairs)}
@@ -125,7 +135,8 @@ def consistency(run: RunFolder, case: Judged | None = None) -> Scores:
     OPW is of depth over its median, so that it has no unit.
     """
     summary = {"opw": _opw(run)} if any(row.flow for row in run.rows) else {}
-    if case is not None and case.recording.poses is not None and any(case.recording.depth):
+    known = case.recording if case is not None else None
+    if known is not None and known.poses is not None and known.camera is not None and any(known.depth):
         summary |= {"tae_percent": _tae(case)}
     return Scores(summary)
 
@@ -148,9 +159,10 @@ def _tae(case: Judged) -> float:
     cap = OUTDOOR if outdoors(case.recording) else INDOOR
     found = [(row, n) for row, n in zip(case.run.rows, case.at, strict=True) if case.recording.depth[n] is not None]
     posed = [(row, n) for row, n in found if np.isfinite(case.recording.poses[n]).all()]
-    scale, shift = metrics.disparity_scale_shift(
-        [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
-    )
+    pairs = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
+    if not sum(len(g) for _, g in pairs):
+        return float("nan")
+    scale, shift = metrics.disparity_scale_shift(pairs)
     errors = []
     for (here, i), (there, j) in zip(posed[:-1], posed[1:], strict=True):
         maps = []
@@ -160,45 +172,99 @@ def _tae(case: Judged) -> float:
             maps.append(metrics.through_disparity(said, scale, shift, cap))
         camera = case.recording.camera.resized((w, h))
         errors.append(metrics.tae(np.stack(maps), case.recording.poses[[i, j]], camera))
-    return float(np.mean(errors))
+    return float(np.mean(errors)) if errors else float("nan")
+
+
+def has_depth(recording: Recording) -> bool:
+    return any(recording.depth) or any(recording.lidar)
+
+
+def has_maps(recording: Recording) -> bool:
+    return any(recording.depth)
+
+
+def has_path(recording: Recording) -> bool:
+    return recording.poses is not None and int(np.isfinite(recording.poses).all((1, 2)).sum()) > 1
+
+
+def has_camera(recording: Recording) -> bool:
+    return recording.camera is not None
+
+
+def has_any(recording: Recording) -> bool:
+    return has_maps(recording) or has_path(recording) or has_camera(recording)
+
+
+def needs_nothing(recording: Recording) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol's name, what it measures, its figure of merit, and the kinds of recordings it is for (all: none)."""
+    """A protocol: what its table says, how a case is scored, what a recording must know for it, of which kinds.
+
+    kinds: none means all. shown: the columns of its table.
+    """
 
     name: str
     head: str
     score: Callable[[Judged], Scores]
+    needs: Callable[[Recording], bool]
     kinds: tuple[str, ...] = ()
     shown: tuple[str, ...] = metrics.DEPTH[:5]
+
+    def fits(self, recording: Recording) -> bool:
+        """Is there anything to measure on this recording?"""
+        return (not self.kinds or recording.kind in self.kinds) and self.needs(recording)
 
 
 PROTOCOLS = {
     p.name: p
     for p in (
-        Protocol("kitti-eigen", "KITTI Eigen, raw LiDAR, Garg crop, 80 m, median scaling", kitti_eigen, ("KITTI raw",)),
-        Protocol("kitti-improved", "KITTI Eigen, improved depth, 80 m, median scaling", kitti_improved, ("KITTI raw",)),
-        Protocol("kitti-odometry", "KITTI odometry, similarity (7 DoF) alignment", kitti_odometry, ("KITTI odometry",),
-                 ("t_rel", "r_rel", "ate_m", "ate_percent", "ate5", "ate5_std")),
-        Protocol("tum", "TUM RGB-D: path after a similarity, depth with median scaling to 10 m", tum, ("TUM RGB-D",),
+        Protocol("kitti-eigen", "KITTI Eigen, raw LiDAR, Garg crop, 80 m, median scaling", kitti_eigen,
+                 has_depth, ("KITTI raw",)),
+        Protocol("kitti-improved", "KITTI Eigen, improved depth, 80 m, median scaling", kitti_improved,
+                 has_maps, ("KITTI raw",)),
+        Protocol("kitti-odometry", "KITTI odometry, similarity (7 DoF) alignment", kitti_odometry,
+                 has_path, ("KITTI odometry",), ("t_rel", "r_rel", "ate_m", "ate_percent", "ate5", "ate5_std")),
+        Protocol("tum", "TUM RGB-D: path after a similarity, depth with median scaling to 10 m", tum,
+                 has_any, ("TUM RGB-D",),
                  ("abs_rel", "d1", "ate_m", "ate_percent", "rpe_trans_m", "rpe_rot_deg", "focal_percent")),
         Protocol("video-depth", "video depth, protocols A (scale; scale and shift) and B (disparity)", video_depth,
-                 ("KITTI raw", "TUM RGB-D"), ("a_scale_abs_rel", "a_scale_d1", "a_shift_abs_rel", "b_abs_rel", "b_d1")),
+                 has_maps, (), ("a_scale_abs_rel", "a_scale_d1", "a_shift_abs_rel", "b_abs_rel", "b_d1")),
         Protocol("consistency", "temporal consistency: OPW, and TAE where path and depth are known",
-                 lambda case: consistency(case.run, case), (), ("opw", "tae_percent")),
-        Protocol("intrinsics", "focal length and field of view", intrinsics, (),
-                 ("focal_percent", "hfov", "vfov", "observable")),
+                 lambda case: consistency(case.run, case), needs_nothing, (), ("opw", "tae_percent")),
+        Protocol("intrinsics", "focal length and field of view: medians over clips, AUC of the field of view",
+                 intrinsics, has_camera, (), ("focal_percent", "hfov", "vfov", "auc1", "auc5", "auc10", "observable")),
     )
 }  # fmt: skip
 
+COUNTS = ("frames", "poses", "segments", "pixels")
 
-def mean(scores: list[Scores]) -> dict[str, float]:
-    """Means over clips, weighted as their protocol says; NaN does not count."""
-    keys = dict.fromkeys(key for s in scores for key in s.summary)
-    out = {}
-    for key in keys:
-        known = [(s.summary[key], s.weight) for s in scores if np.isfinite(s.summary.get(key, np.nan)) and s.weight]
-        weight = sum(w for _, w in known)
-        out[key] = sum(v * w for v, w in known) / weight if weight else float("nan")
+
+def overall(protocol: Protocol, scores: list[Scores]) -> dict[str, float]:
+    """A protocol's numbers over clips.
+
+    Depth with a scale per frame: means over all frames. Intrinsics: medians, and the AUC of the horizontal field of
+    view at 1, 5 and 10 degrees (GeoCalib). Video depth: A weighted by pixels, B a mean over clips. Else means over
+    clips. NaN does not count; counts are added up.
+    """
+    rows = [row for s in scores for row in s.rows]
+    pooled = metrics.mean_over_frames(rows) if rows else {}
+    out: dict[str, float] = {}
+    for key in dict.fromkeys(key for s in scores for key in s.summary):
+        known = [(s.summary[key], s.weight) for s in scores if np.isfinite(s.summary.get(key, np.nan))]
+        values, weights = (np.array(x, float) for x in zip(*known, strict=True)) if known else (np.zeros(0),) * 2
+        if key in pooled:
+            out[key] = pooled[key]
+        elif key in COUNTS:
+            out[key] = float(values.sum())
+        elif not known:
+            out[key] = float("nan")
+        elif protocol.name == "intrinsics" and key != "observable":
+            out[key] = float(np.median(values))
+        else:
+            out[key] = float(np.average(values, weights=weights if key.startswith("a_") else None))
+    if protocol.name == "intrinsics":
+        out |= metrics.auc(np.array([s.summary["hfov"] for s in scores]))
     return out

@@ -2,6 +2,7 @@
 published ones."""
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -17,9 +18,9 @@ import numpy as np
 from glvid import __version__, formats, infer, results
 from glvid.data.layouts import read_patterns, survey
 from glvid.data.splits import drive_of, eigen_test
-from glvid.errors import UsageError
+from glvid.errors import InputError, UsageError
 from glvid.evaluate import metrics
-from glvid.evaluate.protocols import PROTOCOLS, Protocol, Scores, kitti_eigen, kitti_improved, mean
+from glvid.evaluate.protocols import PROTOCOLS, Protocol, Scores, kitti_eigen, kitti_improved, overall
 from glvid.evaluate.published import ROWS
 from glvid.evaluate.truth import Judged, judged
 from glvid.formats import atomic_write
@@ -35,6 +36,7 @@ FLOW = {
 }
 NAMES = (*PROTOCOLS, *FLOW)
 EIGEN = {"kitti-eigen": kitti_eigen, "kitti-improved": kitti_improved}
+EIGEN_FRAMES = {"kitti-eigen": 697, "kitti-improved": 652}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Outcome:
     summary: dict[str, float]
     rows: tuple[dict[str, Any], ...]
     shown: tuple[str, ...]
+    comparable: bool = True  # with the published rows
 
 
 def benchmark(
@@ -79,32 +82,53 @@ def benchmark(
 def clip_benchmark(
     protocol: Protocol, recordings: Sequence[Recording], out: Path, options: InferOptions, report: Report
 ) -> Outcome:
-    """Inference and scores on every recording of the right kind whose truth is known."""
-    fitting = [r for r in recordings if not protocol.kinds or r.kind in protocol.kinds]
+    """Inference and scores on every recording that the protocol fits; one that fails is named, the others go on."""
+    fitting = [r for r in recordings if protocol.fits(r)]
     tested = eigen_test() if protocol.name in EIGEN else {}
     listed = [r for r in fitting if drive_of(r) in tested and r.name.endswith("image_02")]
-    if protocol.name in EIGEN and not listed and fitting:
-        report.note("none of these drives is of Eigen's test list: all frames with depth count; this is not that split")
     scores, rows = {}, []
     for recording in listed or fitting:
-        run = run_of(recording.path, out / "runs" / f"{safe(recording.name)}.glvid", options, report)
+        name = f"{safe(recording.name)}-{digest(recording.path)}"
         try:
+            run = run_of(recording.path, out / "runs" / f"{name}.glvid", options, report)
             if protocol.name in EIGEN:
-                frames = frames_of(recording, tested) if listed else None
-                found = EIGEN[protocol.name](judged(run, recording), frames)
+                found = EIGEN[protocol.name](judged(run, recording), frames_of(recording, tested) if listed else None)
             else:
                 found = protocol.score(judged(run, recording) if recording.pictures else Judged(run, recording, ()))
-        except UsageError as error:  # its data set does not know what this protocol asks for
+        except (UsageError, InputError) as error:
             report.note(f"{recording.name}: left out, {error}")
             continue
         if found.summary and found.weight:
-            scores[recording.name] = found
-            rows += [{"clip": recording.name} | row for row in found.rows]
+            label = recording.name if recording.name not in scores else name
+            scores[label] = found
+            rows += [{"clip": label} | row for row in found.rows]
     if not scores:
         kinds = ", ".join(protocol.kinds) or "footage"
         raise UsageError(f"nothing to measure by {protocol.name}: it needs {kinds} with truth; give other --data")
     clips = {clip: found.summary for clip, found in scores.items()}
-    return Outcome(protocol.name, protocol.head, clips, mean(list(scores.values())), tuple(rows), protocol.shown)
+    head, summary = protocol.head, overall(protocol, list(scores.values()))
+    if protocol.name in EIGEN:
+        head, published = eigen_head(protocol, listed, summary, rows)
+    else:
+        published = True
+    return Outcome(protocol.name, head, clips, summary, tuple(rows), protocol.shown, published)
+
+
+def eigen_head(
+    protocol: Protocol, listed: list[Recording], summary: dict[str, float], rows: list[dict[str, Any]]
+) -> tuple[str, bool]:
+    """What was measured really, and whether published numbers compare with it: all 697 (652) frames, the same truth."""
+    wanted = EIGEN_FRAMES[protocol.name]
+    stood_in = sum(row.get("truth") == "projected" for row in rows) if protocol.name == "kitti-eigen" else 0
+    said = f"{int(summary['frames'])} of {wanted} frames" if listed else "other drives than Eigen's list, all frames"
+    said += f"; {stood_in} of them against projected depth maps, having no scan" if stood_in else ""
+    whole = bool(listed) and int(summary["frames"]) == wanted and not stood_in
+    return f"{protocol.head}: {said}", whole
+
+
+def digest(path: Path) -> str:
+    """What tells clips of one name apart."""
+    return hashlib.sha1(str(path.absolute()).encode()).hexdigest()[:6]
 
 
 def frames_of(recording: Recording, tested: dict[str, list[int]]) -> set[int]:
@@ -137,21 +161,34 @@ def flow_benchmark(name: str, pairs: Sequence[FlowPair], out: Path, options: Inf
         raise UsageError(f"nothing to measure by {name}: no {kind or 'flow'} pairs there; give other --data")
     rows = []
     for pair in chosen:
-        clip = two_pictures(pair, out / "pairs" / safe(pair.name))
-        longest = max(cv2.imread(str(pair.first)).shape[:2])
-        options = replace(options, max_size=max(options.max_size, longest), keep=results.KINDS)
-        run = run_of(clip, out / "runs" / f"{safe(pair.name)}.glvid", options, report)
-        rows.append(flow_row(pair, run))
-    summary = {"pairs": len(rows)}
+        place = f"{safe(pair.name)}-{digest(pair.flow)}-{pair.first.parent.parent.name}"
+        clip = two_pictures(pair, out / "pairs" / place)
+        longest = max(formats.read_image(pair.first).shape[:2])
+        sized = replace(options, max_size=max(options.max_size, longest), keep=results.KINDS)
+        run = run_of(clip, out / "runs" / f"{place}.glvid", sized, report)
+        rows.append({"kind": pair.kind} | flow_row(pair, run))
+    summary = {"pairs": len(rows)} | flow_means(rows)
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    if len(kinds) > 1:  # clean and final of Sintel, say, are never one number
+        for kind in kinds:
+            of_kind = flow_means([row for row in rows if row["kind"] == kind])
+            summary |= {f"{safe(kind)} {key}": value for key, value in of_kind.items()}
+    shown = tuple(key for key in flow_means(rows))
+    clips = {kind: flow_means([row for row in rows if row["kind"] == kind]) for kind in kinds if len(kinds) > 1}
+    clips |= {row["clip"]: {k: v for k, v in row.items() if k not in ("clip", "kind")} for row in rows}
+    return Outcome(name, FLOW[name], clips, summary, tuple(rows), shown)
+
+
+def flow_means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """EPE: mean over pictures. Fl: share of all pixels, in %."""
+    out = {}
     for ending in ("", "_noc", "_dis"):
         known = [row for row in rows if f"epe{ending}" in row]
         if known:
-            summary[f"epe{ending}"] = float(np.mean([row[f"epe{ending}"] for row in known]))
+            out[f"epe{ending}"] = float(np.mean([row[f"epe{ending}"] for row in known]))
             wrong, pixels = (sum(row[f"{what}{ending}"] for row in known) for what in ("outliers", "pixels"))
-            summary[f"fl{ending}_percent"] = 100 * wrong / pixels
-    shown = tuple(key for key in summary if key != "pairs")
-    clips = {row["clip"]: {k: v for k, v in row.items() if k != "clip"} for row in rows}
-    return Outcome(name, FLOW[name], clips, summary, tuple(rows), shown)
+            out[f"fl{ending}_percent"] = 100 * wrong / pixels
+    return out
 
 
 def two_pictures(pair: FlowPair, folder: Path) -> Path:
@@ -171,8 +208,11 @@ def flow_row(pair: FlowPair, run: RunFolder) -> dict[str, Any]:
     if pair.invalid is not None:
         known &= cv2.imread(str(pair.invalid), cv2.IMREAD_GRAYSCALE) == 0
     size = (true.shape[2], true.shape[1])
-    said = resized(run.flow(run.rows[0]).astype(np.float64), size)
-    images = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)[None] for p in (pair.first, pair.second)]
+    stored = run.flow(run.rows[0])
+    if stored is None:  # taken for a cut: no flow is said, which counts as none
+        stored = np.zeros((2, *size[::-1]), np.float32)
+    said = resized(stored.astype(np.float64), size)
+    images = [formats.read_image(path)[None] for path in (pair.first, pair.second)]
     dis = dis_flow(*images)[0].double().numpy()
     row: dict[str, Any] = {"clip": pair.name}
     cases = {"": (said, known), "_dis": (dis, known)}
@@ -199,28 +239,45 @@ def resized(flow: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def scored(run: RunFolder, truth: Sequence[Path], exclude: Iterable[str] = ()) -> dict[str, Scores]:
     """Every protocol that fits a run, by name; without truth only what needs none.
 
-    Raises UsageError where none of the recordings below `truth` is the run's.
+    Raises UsageError where none of the recordings below `truth` is the run's, or several might be.
     """
     if not truth:
-        return {"consistency": PROTOCOLS["consistency"].score(Judged(run, Recording("", "", run.path), ()))}
-    recordings, why = survey(truth, read_patterns(exclude)).recordings, None
+        found = PROTOCOLS["consistency"].score(Judged(run, Recording("", "", run.path), ()))
+        return {"consistency": found} if found.summary else {}
+    recording = recording_of(run, survey(truth, read_patterns(exclude)).recordings, truth)
+    case, out = judged(run, recording), {}
+    for name, protocol in PROTOCOLS.items():
+        if protocol.fits(recording):
+            if name in EIGEN and drive_of(recording) in (tested := eigen_test()):
+                found = EIGEN[name](case, frames_of(recording, tested))
+            else:
+                found = protocol.score(case)
+            if found.summary and found.weight:
+                out[name] = found
+    return out
+
+
+def recording_of(run: RunFolder, recordings: Sequence[Recording], truth: Sequence[Path]) -> Recording:
+    """The recording a run is of: the one whose folder was its input, else the only one whose picture names fit."""
+    source, fitting, why = Path(run.info["input"]["path"]).absolute(), [], None
     for recording in recordings:
+        if recording.path.absolute() == source:
+            return recording
         try:
-            case = judged(run, recording)
+            judged(run, recording)
         except UsageError as error:
             why = error
             continue
-        out = {}
-        for name, protocol in PROTOCOLS.items():
-            if not protocol.kinds or recording.kind in protocol.kinds:
-                try:
-                    found = protocol.score(case)
-                except UsageError:  # the data set does not know what this one asks for
-                    continue
-                if found.summary and found.weight:
-                    out[name] = found
-        return out
-    raise UsageError(f"no truth for {run.path} below {', '.join(map(str, truth))}" + (f": {why}" if why else ""))
+        fitting.append(recording)
+    where = ", ".join(map(str, truth))
+    if not fitting:
+        raise UsageError(f"no truth for {run.path} below {where}" + (f": {why}" if why else ""))
+    if len(fitting) > 1:
+        names = ", ".join(r.name for r in fitting[:3])
+        raise UsageError(
+            f"{run.path} may be of {len(fitting)} recordings below {where} ({names}): name one with --truth"
+        )
+    return fitting[0]
 
 
 # --- what is written --------------------------------------------------------------------------------------------------
@@ -267,7 +324,7 @@ def table(done: Outcome, options: InferOptions) -> str:
     ]
     for label, numbers in [(ours, done.summary), *((f"  {clip}", found) for clip, found in done.clips.items())]:
         lines.append(f"| {label} |" + "|".join(figure(numbers.get(key)) for key in done.shown) + "|")
-    for label, numbers in ROWS.get(done.name, {}).items():
+    for label, numbers in (ROWS.get(done.name, {}) if done.comparable else {}).items():
         lines.append(f"| {label} (published) |" + "|".join(figure(numbers.get(key)) for key in done.shown) + "|")
     return "\n".join(lines) + "\n"
 

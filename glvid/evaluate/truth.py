@@ -82,11 +82,18 @@ DepthOf = Callable[[Recording, int], Map | None]
 
 
 def depth_pairs(
-    case: Judged, truth: DepthOf, low: float, cap: float, crop: bool = False, frames: set[int] | None = None
+    case: Judged,
+    truth: DepthOf,
+    low: float,
+    cap: float,
+    crop: bool = False,
+    frames: set[int] | None = None,
+    cubic: bool = False,
 ) -> Iterator[tuple[Row, np.ndarray, np.ndarray]]:
     """(row, predicted, true) depth of every frame that has truth, at the pixels where low < true < cap.
 
-    The prediction is resampled to the truth's size, in disparity. `crop`: Garg's; `frames`: these picture numbers only.
+    The prediction is resampled to the truth's size, bilinearly in disparity, or bicubically as depth (`cubic`). `crop`:
+    Garg's; `frames`: these picture numbers only.
     """
     for row, n in zip(case.run.rows, case.at, strict=True):
         true = truth(case.recording, n) if frames is None or n in frames else None
@@ -95,7 +102,11 @@ def depth_pairs(
         known = (true > low) & (true < cap)
         if crop:
             known &= garg_crop(true.shape)
-        said = resized_as_disparity(case.run.depth(row), (true.shape[1], true.shape[0]))
+        size, depth = (true.shape[1], true.shape[0]), case.run.depth(row)
+        if cubic and np.isfinite(depth).all():
+            said = cv2.resize(depth, size, interpolation=cv2.INTER_CUBIC).astype(np.float64).clip(1e-6)
+        else:
+            said = resized_as_disparity(depth, size)
         yield row, said[known], true[known]
 
 
