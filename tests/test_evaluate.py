@@ -15,7 +15,7 @@ from test_layouts import kitti_raw, picture, text
 from glvid import evaluate, formats, infer, results
 from glvid.cli import command
 from glvid.data.layouts import survey
-from glvid.data.splits import eigen_test, read_frames, training
+from glvid.data.splits import eigen_test, listed_frames, read_frames, training
 from glvid.errors import InputError, UsageError
 from glvid.evaluate import protocols as P
 from glvid.evaluate import suite as B
@@ -236,6 +236,12 @@ def test_splits():
 def test_a_split_of_ones_own(tmp_path):
     listed = text(tmp_path / "mine.txt", "# drives\n2011_09_26_drive_0001_sync\n2011_09_26_drive_0002_sync: 0 4\n")
     assert read_frames(listed) == {"2011_09_26_drive_0001_sync": [], "2011_09_26_drive_0002_sync": [0, 4]}
+    name = "2011_09_26/2011_09_26_drive_0001_sync"
+    theirs = text(tmp_path / "theirs.txt", f"{name} 7 l\n{name} 9 r\n")
+    assert read_frames(theirs) == {"2011_09_26_drive_0001_sync": [7, 9]}
+    pictures = tuple(Path(f"{n:010d}.png") for n in range(12))
+    drive = Recording("KITTI raw", "2011_09_26_drive_0001_sync/image_02", Path("d"), pictures)
+    assert listed_frames(drive, str(theirs)) == {7, 9} and listed_frames(drive, "eigen") is None
     with pytest.raises(UsageError, match="cannot read the split"):
         read_frames(tmp_path / "none.txt")
     with pytest.raises(UsageError, match="lines are"):

@@ -102,3 +102,10 @@ def test_a_split_is_kept_and_its_sides_share_nothing(tmp_path, count):
     assert len(list(F.in_order(check, every=3))) <= 3 * len(check) and list(F.in_order(check)) == list(
         F.in_order(check)
     )
+
+
+def test_only_what_is_near_listed_frames_is_used():
+    clip = replace(clip_of([0] * 30), index=np.arange(30) * 2)
+    near = F.limited(clip, {20, 22})
+    assert [int(clip.index[k]) for k in np.flatnonzero(near.shot != F.LEFT_OUT)] == [16, 18, 20, 22, 24, 26]
+    assert F.limited(clip, None) is clip and not F.starts(F.limited(clip, set()), 1).size

@@ -99,6 +99,25 @@ def test_kitti_raw(tmp_path):
     assert found.said == ("kitti/2011_09_26: KITTI raw, 1 recordings, 4 pictures",)
 
 
+def test_a_drive_by_itself_knows_its_day(tmp_path):
+    day = kitti_raw(tmp_path / "kitti") / "2011_09_26"
+    drive = only(survey([day / "2011_09_26_drive_0001_sync"]))
+    assert (
+        drive.kind == "KITTI raw" and drive.name == "2011_09_26_drive_0001_sync/image_02" and drive.camera is not None
+    )
+    (day / "calib_cam_to_cam.txt").unlink()
+    with pytest.raises(InputError, match="calib_cam_to_cam.txt"):
+        survey([day / "2011_09_26_drive_0001_sync"])
+
+
+def test_runs_of_glvid_are_no_footage(tmp_path):
+    for n in range(4):
+        picture(tmp_path / f"clip.glvid/image/{n:06d}.jpg")
+    text(tmp_path / "clip.glvid/run.json", "{}"), text(tmp_path / "clip.glvid/frames.csv", "")
+    found = survey([tmp_path])
+    assert not found.recordings and "a run of glvid" in found.said[0]
+
+
 def test_kitti_odometry(tmp_path):
     sequence = only(survey([odometry(tmp_path / "dataset")]))
     assert sequence.kind == "KITTI odometry" and sequence.name == "dataset/05"

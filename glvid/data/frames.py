@@ -170,6 +170,18 @@ def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[F
     return tuple([clip for clip in side if starts(clip, 1).size] for side in sides)
 
 
+NEARBY = 4  # frames that a listed one is learned from together with, before and after
+
+
+def limited(clip: Footage, kept: set[int] | None) -> Footage:
+    """Only frames near those `kept`, by their numbers in the recording; the rest is LEFT_OUT. None: all."""
+    if kept is None or clip.index is None:
+        return clip
+    listed = np.array(sorted(kept) or [np.inf], float)
+    near = np.abs(clip.index[:, None] - listed).min(1) <= NEARBY
+    return replace(clip, shot=np.where(near, clip.shot, LEFT_OUT))
+
+
 def starts(clip: Footage, gap: int, length: int = 3) -> Int[np.ndarray, " n"]:
     """First frames of all windows of `length` frames, `gap` apart, that lie within one shot."""
     last = len(clip.shot) - (length - 1) * gap

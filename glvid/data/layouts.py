@@ -20,7 +20,7 @@ from glvid.geometry import rotation
 from glvid.types import FlowPair, Intrinsics, Recording
 from glvid.video.pictures import natural, picture_size
 
-VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".ts")
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts")
 PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".webp")
 DAY, DRIVE = re.compile(r"\d{4}_\d\d_\d\d"), re.compile(r"(\d{4}_\d\d_\d\d)_drive_\d{4}_(sync|extract)")
 SOON = 0.02  # s: a pose belongs to the picture taken within this of it (TUM)
@@ -81,9 +81,15 @@ def _below(folder: Path, root: Path, patterns: list[str]) -> Iterator[Item]:
     """Items of one folder and of those in it; a folder of a known layout is taken as a whole."""
     if excluded(folder, patterns) or folder.name == "proj_depth":
         return
-    inside = sorted(folder.iterdir(), key=lambda p: natural(p.name))
+    try:
+        inside = sorted(folder.iterdir(), key=lambda p: natural(p.name))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); make it readable or --exclude it") from error
+    if (folder / "run.json").exists() and (folder / "frames.csv").exists():
+        yield f"{_named(folder, root)}: skipped, a run of glvid"
+        return
     folders = [p for p in inside if p.is_dir() and not p.name.startswith(".")]
-    for layout in (kitti_day, kitti_odometry, tum, kitti_flow, sintel, chairs, middlebury):
+    for layout in (kitti_day, kitti_drive, kitti_odometry, tum, kitti_flow, sintel, chairs, middlebury):
         items = layout(folder, folders, patterns)
         if items is not None:
             kept = [x for x in items if not excluded(x.path if isinstance(x, Recording) else x.first, patterns)]
@@ -178,6 +184,14 @@ def kitti_day(folder: Path, folders: list[Path], patterns: list[str]) -> list[It
             raise InputError(f"{drive}: a KITTI drive without image_02/data; copy it anew or --exclude it")
         items += [_drive(folder, drive, camera) for camera in cameras]
     return items
+
+
+def kitti_drive(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item] | None:
+    """One drive of KITTI raw by itself; its calibration lies in the folder above, of its day."""
+    cameras = [c for c in ("02", "03") if (folder / f"image_{c}" / "data").is_dir()]
+    if not DRIVE.fullmatch(folder.name) or not cameras:
+        return None
+    return [_drive(folder.absolute().parent, folder, camera) for camera in cameras]
 
 
 def _drive(day: Path, drive: Path, camera: str) -> Recording:

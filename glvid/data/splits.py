@@ -10,16 +10,21 @@ EIGEN = Path(__file__).parent / "eigen_test.txt"
 
 
 def read_frames(path: Path) -> dict[str, list[int]]:
-    """Frame numbers by drive, from lines `drive: 0 3 6`; a drive alone stands for all its frames (an empty list).
+    """Frame numbers by drive, from lines `drive: 0 3 6`, or `day/drive 6 l` as SfMLearner and Monodepth2 write them.
 
-    Raises UsageError where the file cannot be read or is none.
+    A drive alone stands for all its frames (an empty list). Raises UsageError where the file cannot be read or is none.
     """
+    found: dict[str, list[int]] = {}
     try:
-        lines = path.read_text().splitlines()
-        pairs = [line.partition(":") for line in lines if line.strip() and not line.startswith("#")]
-        return {drive.strip(): [int(n) for n in numbers.split()] for drive, _, numbers in pairs}
+        for line in path.read_text().splitlines():
+            drive, *numbers = line.replace(":", " ").split() or ["#"]
+            if not drive.startswith("#"):
+                sides = [n for n in numbers if n not in ("l", "r")]
+                found.setdefault(drive.split("/")[-1], []).extend(int(n) for n in sides)
+        return found
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read the split in {path}: {error}; lines are `drive: 0 3 6` or `drive`") from error
+        advice = "lines are `drive: 0 3 6` or `day/drive 6 l`"
+        raise UsageError(f"cannot read the split in {path}: {error}; {advice}") from error
 
 
 def eigen_test() -> dict[str, list[int]]:
@@ -53,4 +58,14 @@ def training(recordings: Iterable[Recording], split: str | None, note: Callable[
         )
         return kept
     wanted = read_frames(Path(split))
-    return [r for r in found if r.kind != "KITTI raw" or drive_of(r) in wanted]
+    kept = [r for r in found if r.kind != "KITTI raw" or drive_of(r) in wanted]
+    note(f"split {split}: {sum(r.kind == 'KITTI raw' for r in kept)} of {len(raw)} drives are listed")
+    return kept
+
+
+def listed_frames(recording: Recording, split: str | None) -> set[int] | None:
+    """Which pictures of a KITTI drive, by their place, a split in a file names; None: all of them."""
+    if recording.kind != "KITTI raw" or split in (None, "eigen", "all"):
+        return None
+    numbers = set(read_frames(Path(split)).get(drive_of(recording), []))
+    return {k for k, picture in enumerate(recording.pictures) if int(picture.stem) in numbers} if numbers else None

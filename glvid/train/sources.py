@@ -20,7 +20,7 @@ from glvid import formats, weights
 from glvid.data import frames
 from glvid.data.frames import Footage
 from glvid.data.pool import Batch, Pool, collate, draw, drawn, jittered, mirrored, window
-from glvid.errors import UsageError
+from glvid.errors import InputError, UsageError
 from glvid.formats import cannot_write
 from glvid.lessons import GUESS, taught
 from glvid.networks import KINDS
@@ -185,7 +185,7 @@ def found_data(options: Options, note: Callable[[str], None]) -> Data:
         return Data(tuple(frames.opened(path) for path in sorted(cache.glob("*.json"))), ())
     from glvid import video  # PyAV: only for those who decode
     from glvid.data.layouts import read_patterns, survey
-    from glvid.data.splits import training
+    from glvid.data.splits import listed_frames, training
 
     found = survey(options.data, read_patterns(options.exclude))
     for sentence in found.said:
@@ -195,8 +195,15 @@ def found_data(options: Options, note: Callable[[str], None]) -> Data:
         where = ", ".join(map(str, options.data))
         raise UsageError(f"no film left below {where}: correct --data, --exclude or --split")
     size_of = partial(working_size, long_side=options.size[0])
-    new = [r for r in recordings if not (cache / f"{frames.name_of(r.path)}.json").exists()]
-    clips = [video.probe(r.path) for r in new]
+    new, clips = [], []
+    for recording in recordings:
+        if not (cache / f"{frames.name_of(recording.path)}.json").exists():
+            try:
+                clips.append(video.probe(recording.path))
+                new.append(recording)
+            except InputError as error:  # one broken file among many
+                note(f"skipped, {error}")
+                recordings = [r for r in recordings if r is not recording]
     counts = [(c.frames or round(c.duration * c.fps) or 1, c.fps, (c.width, c.height)) for c in clips]
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -206,7 +213,9 @@ def found_data(options: Options, note: Callable[[str], None]) -> Data:
             said = f"at most {needed / 1e9:.2f} GB" + (f", and {lessons / 1e9:.2f} GB of lessons" if lessons else "")
             note(f"decoding {len(new)} of {len(recordings)} recordings into {cache}: {said}")
             check_space(cache, needed + lessons)
-        return Data(tuple(frames.stored(recording, cache, size_of) for recording in recordings), found.pairs)
+        clips = [frames.stored(recording, cache, size_of) for recording in recordings]
+        kept = [listed_frames(recording, options.split) for recording in recordings]
+        return Data(tuple(frames.limited(c, k) for c, k in zip(clips, kept, strict=True)), found.pairs)
     except OSError as error:
         raise cannot_write(cache, error) from error
 
