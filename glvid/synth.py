@@ -43,7 +43,9 @@ def synth(
         raise UsageError(f"no kind of world '{kind}': choose {', '.join(KINDS)}")
     if seed < 0 or seed + count > RESERVED:
         raise UsageError(f"--seed {seed}: worlds from {RESERVED} on are for evaluation; take a lower one")
-    if out.exists() and any(out.iterdir()):
+    if layout == "kitti-odometry" and count > 100:
+        raise UsageError("kitti-odometry numbers its sequences 00 to 99: write at most 100")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is not empty; give a new folder")
     frames = 2 if layout == "kitti-flow" else frames
     for k in range(count):
@@ -119,8 +121,6 @@ def scan(truth: Truth, depth: np.ndarray, every: int = 3) -> np.ndarray:
 
 def kitti_odometry(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> None:
     """A sequence; numbers are of two digits, as there."""
-    if number > 99:
-        raise UsageError("kitti-odometry numbers its sequences 00 to 99: write at most 100")
     folder = out / "sequences" / f"{number:02d}"
     for k, image in enumerate(shown):
         picture(folder / f"image_2/{k:06d}.png", image)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -156,6 +157,44 @@ def test_a_killed_run_goes_on_to_the_same_losses(out, tmp_path_factory):
     last = [x / "checkpoints/depth-0000008.pt" for x in (out, other)]
     first, second = map(tensors, last)
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_resumed_run_draws_from_the_pairs_it_would_have_drawn_from(out, tmp_path_factory, monkeypatch):
+    """Rendering goes on meanwhile: what is there when a run goes on is not what was there when it was stopped."""
+    other = tmp_path_factory.mktemp("whole")
+    shutil.copytree(out / "pool", other / "pool")
+
+    class Stop(Exception):
+        pass
+
+    def average_then_stop(now, go_on=state.average):
+        go_on(now)
+        if now.step == 3:
+            raise Stop
+
+    ready = iter([3, 8, 8])  # pairs rendered: at the start, at the first checkpoint, at the end
+    monkeypatch.setattr(loop, "pairs_ready", lambda pool: next(ready))
+    train.train(options(other))
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        ready = iter([3, 8])
+        patch.setattr(state, "average", average_then_stop)
+        train.train(options(out))
+    ready = iter([5])
+    train.train(options(out, resume=True))
+    assert losses(out) == losses(other)
+
+
+def test_rendering_waits_for_what_is_held_and_ends_with_training(tmp_path):
+    pool = Pool(tmp_path / "pool.bin", (64, 64), 10)
+    pool.hold(8)  # the newest eight before pair 8 may be drawn: 0 to 7
+    assert pool.free(9) and not pool.free(10)
+    pool.hold(10)
+    assert pool.free(10) and pool.free(11) and not pool.free(12)
+    with open(pool.path, "wb") as file:
+        file.write(b"another size")
+    pool.path.with_suffix(".count").write_bytes(bytes(8))
+    with pytest.raises(UsageError, match="another size or number"):
+        pool.open()
 
 
 def test_two_processes_learn_as_one(out, tmp_path_factory):
@@ -330,6 +369,23 @@ def test_the_joint_stage_moves_every_network_and_the_lens(objective):
     for kind, net in nets.items():
         assert max(float(p.grad.abs().max()) for p in net.parameters() if p.grad is not None) > 0, kind
     assert lenses.log_focal.grad[0] == 0 and lenses.log_focal.grad[1] != 0
+
+
+def test_a_batch_of_windows_means_what_its_windows_mean():
+    """So that processes which share a batch learn what one process would: masks differ from window to window."""
+    torch.manual_seed(0)
+    nets = torch.nn.ModuleDict({kind: build() for kind, build in SMALL.items()})
+    first = windows_of_a_plane()
+    both = torch.cat([first, first.flip(1) * 0.5 + 0.2 * torch.rand_like(first)])
+    lens = Lenses(2)(torch.tensor([0, 1]), torch.tensor([[960.0, 640.0], [700.0, 640.0]]), SIZE)
+
+    def loss(k: slice) -> torch.Tensor:
+        one = Intrinsics(lens.focal[k], lens.center[k], SIZE)
+        return joint_stage(nets, both[k], one, nets["depth"], LossWeights())[0].detach()
+
+    alone = loss(slice(0, 1)), loss(slice(1, 2))
+    assert abs(float(alone[0] - alone[1])) > 1e-3
+    assert float(loss(slice(0, 2))) == pytest.approx(float(sum(alone)) / 2, abs=1e-5)
 
 
 def test_the_paper_asks_moving_pixels_too():

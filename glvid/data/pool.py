@@ -92,17 +92,25 @@ def row_of(truth) -> np.ndarray:
     """A rendered pair (`synthetic.Truth` of two frames) as a row."""
     h, w = truth.images.shape[-2:]
     row = np.zeros((), row_type((w, h)))
-    row["image"] = (truth.images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    row["depth"], row["sure"] = truth.depth[:, 0].clamp(1e-3, 6e4).numpy(), 255
+    row["image"] = (truth.images.permute(0, 2, 3, 1) * 255).round().byte().cpu().numpy()
+    row["depth"], row["sure"] = truth.depth[:, 0].clamp(1e-3, 6e4).cpu().numpy(), 255
     flows = torch.cat([truth.flow, truth.flow_back]).permute(0, 2, 3, 1)
-    row["flow"] = flows.nan_to_num(0).clamp(-6e4, 6e4).numpy()
-    row["visible"] = truth.visible[0, 0].numpy() > 0.5
-    row["b_T_a"] = (torch.linalg.inv(truth.world_T_cam[1].double()) @ truth.world_T_cam[0].double()).numpy()
-    row["focal"], row["center"] = truth.intrinsics.focal.numpy(), truth.intrinsics.center.numpy()
+    row["flow"] = flows.nan_to_num(0).clamp(-6e4, 6e4).cpu().numpy()
+    row["visible"] = truth.visible[0, 0].cpu().numpy() > 0.5
+    a, b = truth.world_T_cam.double().cpu()
+    row["b_T_a"] = (torch.linalg.inv(b) @ a).numpy()
+    row["focal"], row["center"] = truth.intrinsics.focal.cpu().numpy(), truth.intrinsics.center.cpu().numpy()
     return row
 
 
-def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None, rest: float = 0.0) -> None:
+def fill(
+    pool: Pool,
+    seed: int,
+    textures: Path | None,
+    count: int | None = None,
+    rest: float = 0.0,
+    device: str = "cpu",
+) -> None:
     """Render into the pool, `count` pairs or without end, waiting where pairs are held that would be written over.
 
     Once full, sleep `rest` times the time of a pair after each. Pair k of the pool is world `seed + k`, so an
@@ -124,7 +132,7 @@ def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None,
         first = seed + int(counter[0])
         left = RESERVED - first if count is None else count - int(counter[0])
         began = time.monotonic()
-        for truth in synthetic.samples(first, max(0, left), 2, pool.size, "cpu", photos):
+        for truth in synthetic.samples(first, max(0, left), 2, pool.size, device, photos):
             while parent is not None and not pool.free(int(counter[0])) and not orphaned():
                 time.sleep(0.2)
             if orphaned():
@@ -136,18 +144,20 @@ def fill(pool: Pool, seed: int, textures: Path | None, count: int | None = None,
             began = time.monotonic()
 
 
-def render(pool: Pool, seed: int, textures: Path | None, rest: float) -> None:
-    """`fill` without end, as a process of its own, on one core."""
+def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: str) -> None:
+    """`fill` without end, as a process of its own, on one core or on a GPU."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    fill(pool, seed, textures, None, rest)
+    fill(pool, seed, textures, None, rest, device)
 
 
 @contextmanager
-def filling(pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, least: int = 64) -> Iterator[Pool]:
+def filling(
+    pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, least: int = 64, device: str = "cpu"
+) -> Iterator[Pool]:
     """A second process fills the pool while the block runs, which begins once pair `least` is there."""
     worker = multiprocessing.get_context("spawn").Process(
-        target=render, args=(pool, seed, textures, rest), daemon=True, name="glvid-render"
+        target=render, args=(pool, seed, textures, rest, device), daemon=True, name="glvid-render"
     )
     worker.start()
     _, counter = pool.open()

@@ -215,7 +215,8 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
             pool.hold(now.pairs)
             if options.render:
                 least = max(now.pairs, FEWEST)
-                stack.enter_context(filling(pool, TRAIN_SEED + options.seed, options.textures, least=least))
+                seed = TRAIN_SEED + options.seed
+                stack.enter_context(filling(pool, seed, options.textures, least=least, device=str(team.device)))
         now.pairs = agreed(now.pairs or pairs_ready(pool), team)
         log, board = None, None
         if team.leads:
