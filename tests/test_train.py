@@ -385,7 +385,7 @@ def test_a_batch_of_windows_means_what_its_windows_mean():
 
     alone = loss(slice(0, 1)), loss(slice(1, 2))
     assert abs(float(alone[0] - alone[1])) > 1e-3
-    assert float(loss(slice(0, 2))) == pytest.approx(float(sum(alone)) / 2, abs=1e-5)
+    assert float(loss(slice(0, 2))) == pytest.approx(float(sum(alone)) / 2, abs=1e-4)  # minima and masks round
 
 
 def test_the_paper_asks_moving_pixels_too():
