@@ -352,6 +352,7 @@ def full_depth(
     return (guided_upsample(sharp.log(), guide, radius=1) + guided_upsample(ratio, guide)).exp()
 
 
+OUTSIDE = 0.25  # share of the picture by which rigid flow may lead out of it
 TIE = 0.005  # dissimilarity by which rigid flow may be the worse one: where nothing is textured it is the better guess
 
 
@@ -365,10 +366,13 @@ def adaptive_flow(
     """Of two flows here -> there, per pixel the one that explains the colours better (GLNet's adaptive minimum).
 
     `rigid` follows from refined depth and camera; where things move on their own, `seen` stays. Colours are compared
-    over 9x9 px, since one pixel alone matches by chance.
+    over 9x9 px, since one pixel alone matches by chance. Rigid flow that leads far out of the picture is not taken: what
+    comes that near the camera is mostly a depth that is wrong.
     """
     unlike = [F.avg_pool2d(dissimilarity(here, warp(there, flow)[0]), 9, 1, 4) for flow in (seen, rigid)]
-    share = torch.sigmoid((unlike[0] - unlike[1] + TIE) / TIE) * (1 - moving)
+    size = rigid.new_tensor([rigid.shape[3], rigid.shape[2]])[:, None, None]
+    reach = ((pixel_grid((rigid.shape[3], rigid.shape[2]), rigid) + rigid) / size - 0.5).abs().amax(1, keepdim=True)
+    share = torch.sigmoid((unlike[0] - unlike[1] + TIE) / TIE) * (1 - moving) * (reach < 0.5 + OUTSIDE)
     return share * rigid + (1 - share) * seen
 
 

@@ -196,6 +196,14 @@ def test_adaptive_flow_takes_the_better_one():
         assert off[inner].mean() < 0.5 * float(torch.tensor([3.0, 2.0]).norm())
 
 
+def test_rigid_flow_far_out_of_the_picture_is_not_taken():
+    here = torch.zeros(1, 3, 64, 96)
+    seen, rigid = torch.full((1, 2, 64, 96), 2.0), torch.full((1, 2, 64, 96), 3.0)
+    rigid[..., :20] = 900.0  # a depth next to nothing
+    found = D.adaptive_flow(seen, rigid, here, here, torch.zeros(1, 1, 64, 96))
+    assert torch.equal(found[..., :20], seen[..., :20]) and (found[..., 30:60] > 2.5).all()
+
+
 def test_moving_object_is_found():
     truth = scene(900002, "handheld", frames=10, size=(320, 192))
     assert truth.moving.any()
