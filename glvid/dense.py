@@ -366,8 +366,8 @@ def adaptive_flow(
     """Of two flows here -> there, per pixel the one that explains the colours better (GLNet's adaptive minimum).
 
     `rigid` follows from refined depth and camera; where things move on their own, `seen` stays. Colours are compared
-    over 9x9 px, since one pixel alone matches by chance. Rigid flow that leads far out of the picture is not taken: what
-    comes that near the camera is mostly a depth that is wrong.
+    over 9x9 px, since one pixel alone matches by chance. Rigid flow that leads far out of the picture is not taken: a
+    depth that comes so near the camera is mostly wrong.
     """
     unlike = [F.avg_pool2d(dissimilarity(here, warp(there, flow)[0]), 9, 1, 4) for flow in (seen, rigid)]
     size = rigid.new_tensor([rigid.shape[3], rigid.shape[2]])[:, None, None]
