@@ -208,7 +208,9 @@ def train(
     }
     plain = {name: [str(x) for x in v] if isinstance(v, (list, tuple)) else v for name, v in given.items()}
     plain |= {name: str(plain[name]) for name in ("out", "textures") if name in plain}
-    options = from_values(plain, configured(config, Options()) if config else Options(), "the command line")
+    kept = Path(plain.get("out", Options.out)) / "options.toml"
+    file = config or (kept if resume and kept.exists() else None)  # a run goes on as it began
+    options = from_values(plain, configured(file, Options()) if file else Options(), "the command line")
     with training_progress(quiet, options.batch) as (note, step):
         folder = run(options, Watcher(note, step))
     emit(str(folder))

@@ -19,6 +19,7 @@ import torch
 from test_frames import clip_of, film
 
 from glvid import train, weights
+from glvid.cli import command
 from glvid.data.pool import Pool, augmented, collate, draw, fill, mirrored, row_type
 from glvid.errors import GlvidError, ModelError, OutputError, UsageError
 from glvid.geometry import rigid_flow
@@ -559,6 +560,24 @@ def test_options_come_back_from_a_file(tmp_path):
         file.write_text(wrong)
         with pytest.raises(UsageError, match=message):
             train.configured(file, Options())
+
+
+def test_the_command_line_wins_over_the_file_and_a_run_goes_on_as_it_began(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(train, "train", lambda options, watcher: asked.append(options) or tmp_path)
+    file = tmp_path / "mine.toml"
+    file.write_text('steps = 7\nbatch = 4\nsize = "96x64"\nexclude = ["a/*"]\n')
+    line = ["train", "--data", "films", "--config", str(file), "--batch", "16", "-o", str(tmp_path / "out")]
+    assert command([*line, "--stage", "depth"]) == 0 and capsys.readouterr().out.strip() == str(tmp_path)
+    (first,) = asked
+    assert (first.steps, first.batch, first.size, first.exclude) == (7, 16, (96, 64), ("a/*",))
+    assert first.data == (Path("films"),) and first.stage == "depth" and first.out == tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/options.toml").write_text(telling.as_toml(first))
+    assert command(["train", "--resume", "-o", str(tmp_path / "out"), "--steps", "9"]) == 0
+    assert asked[1] == replace(first, resume=True, steps=9)
+    assert command(["train", "--size", "100x64", "--data", "x"]) == 0  # checked where it is used
+    assert command(["train", "--size", "big", "--data", "x"]) == 2 and "is no size" in capsys.readouterr().err
 
 
 def test_real_clips_teach_depth(out, monkeypatch):
