@@ -52,7 +52,7 @@ def test_rows_hold_what_is_true(truth, clip):
     assert np.median(np.abs(ratio - np.median(ratio))) < 0.08
     assert np.array_equal(rows["image"][3, 0], clip.images[3])
     assert np.array_equal(rows["image"][1, 1], clip.images[3])  # frame 1 goes with the second after it
-    batch = drawn([rows], np.random.default_rng(0), 4, (96, 64), "cpu")
+    batch = drawn([rows], [np.random.default_rng(k) for k in range(4)], (96, 64))
     assert batch.a.shape == (4, 3, 64, 96) and 0 < float(batch.sure.min()) and float(batch.sure.max()) <= 1
 
 
