@@ -37,7 +37,7 @@ CONSISTENT = {
     "kitti_odom_07_a": DATA / "driving/kitti_odom_07_a/sequences/07/image_0",
     **{
         name: DATA / f"wild/{name}.mp4"
-        for name in ("lady_running", "plant_window", "golf_walkway", "tennis", "cockatoo")
+        for name in ("lady_running", "plant_window", "golf_walkway", "tennis", "cockatoo", "blackswan")
     },
 }
 
