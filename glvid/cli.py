@@ -550,4 +550,6 @@ def main() -> NoReturn:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
+    # read when torch is loaded: threads that spin while they wait cost a busy machine five times the time
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(command(sys.argv[1:]))

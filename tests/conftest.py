@@ -1,5 +1,9 @@
 """While the tests run, every call inside glvid is checked against its annotations, shapes of arrays included."""
 
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does, before torch is loaded
+
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 from test_order import ORDER
