@@ -550,6 +550,6 @@ def main() -> NoReturn:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminate)
-    # read when torch is loaded: threads that spin while they wait cost a busy machine five times the time
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # read when torch is loaded: threads that wait spin for milliseconds by default, which makes a busy machine crawl
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     sys.exit(command(sys.argv[1:]))

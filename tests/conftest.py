@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command does, before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the command does, before torch is loaded
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
