@@ -594,7 +594,7 @@ def test_real_clips_teach_depth(out, monkeypatch):
     real = [x for x in logged if "real_value" in x]
     assert 0 < len(real) < 12 and all("scale" not in x for x in real)
     assert "abs_rel_real" in held[-1]
-    assert seen and all(rows is not tables[1] for rows in seen for rows in rows)
+    assert seen and all(table is not tables[1] for drawn_from in seen for table in drawn_from)
 
 
 def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
