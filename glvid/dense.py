@@ -286,10 +286,12 @@ def triangulate_shot(
     offsets: Sequence[int],
     advance: Callable[[int], None],
     store: Store = in_memory,
+    searched: bool = True,
 ) -> Dense:
     """Every frame's depth, certainty and moving probability, frame by frame.
 
-    Where the camera rests, depth stays the network's and all that flow shows moves on its own.
+    Where the camera rests, depth stays the network's and all that flow shows moves on its own. `searched`: near things
+    that flow lost are looked for by `sweep`, which costs more than all the rest.
     """
     size = dense_size(shot.size)
     camera = solution.intrinsics.resized(size)
@@ -313,12 +315,13 @@ def triangulate_shot(
                 moving = torch.maximum(moving, resize(asked[None, None], size)[0])
             sure = information / (information + 20) * (1 - torch.maximum(moving, wrong)) ** 2
             depth = start * push_pull(ratio, sure).exp()
-            near, found = sweep(start, depth, image, views, camera)
-            found = found * (1 - sure)
-            moving = moving * (1 - found)
-            ratio = torch.lerp(ratio, (near / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
-            sure = sure * (1 - found) + found
-            depth = start * push_pull(ratio, sure).exp()
+            if searched:
+                near, found = sweep(start, depth, image, views, camera)
+                found = found * (1 - sure)
+                moving = moving * (1 - found)
+                ratio = torch.lerp(ratio, (near / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
+                sure = sure * (1 - found) + found
+                depth = start * push_pull(ratio, sure).exp()
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
         advance(1)
     return dense

@@ -238,7 +238,7 @@ def refine(
     only `steadied`, with a warning. (KITTI drive 0052, dense traffic, refined all the same: Abs Rel 0.27, not 0.26.)
     """
     if plan.mode == "none":  # far pairs fix scale drift and flicker, but only near ones are needed to see what moves
-        near = triangulate_shot(shot, solution, flow, NEAR, advance, plan.store)
+        near = triangulate_shot(shot, solution, flow, NEAR, advance, plan.store, searched=False)
         return shot, replace(near, depth=untouched(shot, solution, plan.store)), solution, Progress()
     hopeless = None
     if solution.parallax < PARALLAX:
