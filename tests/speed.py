@@ -27,20 +27,23 @@ def say(**facts) -> None:
     print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in facts.items()}), flush=True)
 
 
+def quiet(sentence: str) -> None:
+    """Nothing is told here."""
+
+
 def rates(out: Path, stage: str, first: int) -> list[tuple[str, float]]:
     """(kind, seconds) of every step of a stage after the first ones."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return [(x["kind"], x["seconds"]) for x in lines if x.get("stage") == stage and x["step"] >= first and "loss" in x]
 
 
-def bare(options: Options, stage: str, draws: list) -> float:
+def bare(options: Options, stage: str, draws: list[sources.Draw], footing: sources.Footing) -> float:
     """Mean seconds of forward, backward and step over these draws, which lie in memory."""
     team = loop.Crew(0, 1, torch.device("cpu"))
-    footing = sources.Footing()
-    if stage == "joint":
-        footing = sources.footing_of(options, state.first_network("camera", "shipped").eval(), lambda sentence: None)
-    teacher = state.first_network("depth", "shipped").eval().requires_grad_(False)
-    now = state.start(options, stage, "shipped", team.device, footing.log_focal)
+    teacher, camera = (sources.first_network(kind, "shipped").eval() for kind in ("depth", "camera"))
+    teacher.requires_grad_(False)
+    log_focal = torch.tensor([sources.first_focal(clip, camera) for clip in footing.learn])
+    now = state.start(options, stage, "shipped", team.device, log_focal)
     learn = loop.learning(options, now, footing, teacher, team)
     seconds = []
     for draw in draws:
@@ -67,12 +70,11 @@ def training(data: list[Path], steps: int) -> None:
             train(options)
             footing = sources.Footing()
             if stage == "joint":
-                net = state.first_network("camera", "shipped").eval()
-                footing = sources.footing_of(options, net, lambda sentence: None)
+                footing = sources.footing_of(sources.found_data(options, quiet), options, quiet)
             one = sources.drawing(options, stage, sources.training_pool(options), [], footing)
             draws = [one(k, range(options.batch), 64) for k in range(steps)]
             loop_seconds = float(np.mean([s for _, s in rates(out, stage, 2)]))
-            bare_seconds = bare(options, stage, draws)
+            bare_seconds = bare(options, stage, draws, footing)
             say(
                 stage=stage,
                 loop_samples_per_second=options.batch / loop_seconds,
