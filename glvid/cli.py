@@ -444,7 +444,7 @@ def training_progress(quiet: bool, batch: int) -> Iterator[tuple[Callable, Calla
         def step(stage: str, number: int, steps: int, facts: dict[str, float]) -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=steps, said="")
-            said = f"loss {facts['loss']:.3f}, {batch / max(facts['seconds'], 1e-6):.1f} samples/s"
+            said = f"loss {facts['loss']:.3f}, {batch / max(facts['seconds'], 1e-6):.1f} samples/s" if facts else ""
             bars.update(tasks[stage], completed=number + 1, said=said)
 
         yield bars.console.print, step

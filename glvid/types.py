@@ -174,9 +174,9 @@ class Trajectory:
 class Recording:
     """Pictures of one camera in the order they were taken, and what its data set knows of them.
 
-    Depth maps are 16-bit PNGs, `depth_unit` metres a count, 0 where nothing was measured; `lidar` are raw scans
-    (float32 x y z reflectance) with `lidar_camera`, (3, 4), from homogeneous scanner coordinates to pixels times depth
-    (KITTI's numbers: pixel centres at integers). Poses are camera to world, NaN where unknown.
+    Depth maps are 16-bit PNGs, `depth_unit` metres a count, 0 where nothing was measured, or Sintel's `.dpt`; `lidar`
+    are raw scans (float32 x y z reflectance) with `lidar_camera`, (3, 4), from homogeneous scanner coordinates to
+    pixels times depth (KITTI's numbers: pixel centres at integers). Poses are camera to world, NaN where unknown.
     """
 
     kind: str

@@ -9,6 +9,7 @@ import torch
 
 from glvid.data.layouts import Found, excluded, read_patterns, survey
 from glvid.errors import InputError, UsageError
+from glvid.evaluate.truth import measured_depth
 
 P2 = "721.5 0 609.5 44.8 0 720.5 172.8 0.2 0 0 1 0.002"
 UNIT = "1 0 0 0 1 0 0 0 1"
@@ -71,6 +72,23 @@ def flow_trees(root: Path) -> Path:
         picture(root / "chairs" / name)
     for name in ("other-data/Venus/frame10.png", "other-data/Venus/frame11.png", "other-gt-flow/Venus/flow10.png"):
         picture(root / "middlebury" / name)
+    return root
+
+
+def sintel(root: Path) -> Path:
+    """One scene of two frames, the second camera 1 m further on, 3 m of depth everywhere."""
+    tag = np.array([202021.25], "<f4").tobytes()
+    K = np.array([[30, 0, 11.5], [0, 30, 7.5], [0, 0, 1.0]])
+    for n in (1, 2):
+        picture(root / f"final/alley/frame_{n:04d}.png"), picture(root / f"clean/alley/frame_{n:04d}.png")
+        cam_T_world = np.column_stack([np.eye(3), [0, 0, 1.0 - n]])
+        for name, data in (
+            ("camdata_left/alley/frame_{:04d}.cam", np.r_[K.ravel(), cam_T_world.ravel()].astype("<f8").tobytes()),
+            ("depth/alley/frame_{:04d}.dpt", np.array([24, 16], "<i4").tobytes() + np.full(384, 3, "<f4").tobytes()),
+        ):
+            path = root / name.format(n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tag + data)
     return root
 
 
@@ -142,6 +160,22 @@ def test_flow_pairs(tmp_path):
     assert pairs["final/alley/frame_0001"].second.parts[-3:] == ("final", "alley", "frame_0002.png")
     assert pairs["final/alley/frame_0001"].invalid is not None
     assert pairs["middlebury/Venus"].flow.parts[-3] == "other-gt-flow"
+
+
+def test_sintel_with_depth_is_a_film(tmp_path):
+    root = sintel(tmp_path / "sintel/training")
+    found = survey([tmp_path])
+    film = only(found)
+    assert film.kind == "Sintel" and film.name == "final/alley" and "Sintel, 1 recordings, 2 pictures" in found.said[0]
+    assert film.camera.focal.tolist() == [30, 30] and film.camera.center.tolist() == [12, 8]
+    assert film.poses[1, :3, 3].tolist() == [0, 0, 1]
+    assert np.array_equal(measured_depth(film, 1), np.full((16, 24), 3.0))
+    film.depth[1].write_bytes(b"torn")
+    with pytest.raises(InputError, match="frame_0002.dpt"):
+        measured_depth(film, 1)
+    (root / "camdata_left/alley/frame_0002.cam").write_bytes(b"torn")
+    with pytest.raises(InputError, match="frame_0002.cam"):
+        survey([tmp_path])
 
 
 def test_a_tree_may_mix_kinds_and_hold_other_things(tmp_path):

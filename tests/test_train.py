@@ -531,6 +531,16 @@ def test_footage_that_is_not_there_or_rests(out, tmp_path):
     assert not (out / "log.jsonl").exists() and sources.found_data(options(tmp_path / "empty"), print) == sources.Data()
 
 
+def test_films_are_decoded_only_for_those_who_learn_from_them(out, tmp_path):
+    film(tmp_path / "films/pan", [(0, 5), (4, 5), (8, 5), (12, 5)])
+    done = []
+    plan = options(out, stage="flow", data=(tmp_path / "films",))
+    assert sources.found_data(plan, print) == sources.Data() and not any(sources.cache_of(plan).glob("*"))
+    plan = replace(plan, stage="depth")
+    found = sources.found_data(plan, print, lambda *facts: done.append(facts))
+    assert len(found.clips) == 1 and done == [("decoding", 0, 1, {})]
+
+
 def test_a_second_run_is_not_mixed_with_the_first(out):
     train.train(options(out, steps=1))
     with pytest.raises(UsageError, match="--resume goes on with it"):

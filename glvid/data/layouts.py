@@ -1,7 +1,8 @@
 """What lies below a folder: known data sets by their layout, else videos and folders of frames.
 
-KITTI raw, KITTI odometry, TUM RGB-D and plain footage give recordings; KITTI 2015, Sintel, FlyingChairs and Middlebury
-give pairs with flow. A tree may mix them. Other files are ignored, stills are skipped and named.
+KITTI raw, KITTI odometry, TUM RGB-D, Sintel with depth and plain footage give recordings; KITTI 2015, Sintel,
+FlyingChairs and Middlebury give pairs with flow. A tree may mix them. Other files are ignored, stills are skipped and
+named.
 """
 
 import re
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float64
 
 from glvid.errors import InputError, UsageError
+from glvid.formats import FLO_TAG
 from glvid.geometry import rotation
 from glvid.types import FlowPair, Intrinsics, Recording
 from glvid.video.pictures import natural, picture_size
@@ -108,13 +110,13 @@ def _named(folder: Path, root: Path) -> str:
 
 def _count(items: list[Item]) -> str:
     recordings, pairs = ([x for x in items if isinstance(x, kind)] for kind in (Recording, FlowPair))
-    if pairs:
-        return f"{pairs[0].kind}, {len(pairs)} pairs"
+    said = []
     if recordings:
-        return (
-            f"{recordings[0].kind}, {len(recordings)} recordings, {sum(len(r.pictures) for r in recordings)} pictures"
-        )
-    return "nothing left of it"
+        pictures = sum(len(r.pictures) for r in recordings)
+        said.append(f"{recordings[0].kind}, {len(recordings)} recordings, {pictures} pictures")
+    if pairs:
+        said.append(f"{pairs[0].kind}, {len(pairs)} pairs")
+    return "; ".join(said) or "nothing left of it"
 
 
 def _pictures(folder: Path) -> tuple[Path, ...]:
@@ -342,9 +344,9 @@ def _tum_poses(path: Path, stamps: Float64[np.ndarray, " N"]) -> Float64[np.ndar
 
 
 def sintel(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item] | None:
-    """MPI Sintel: `flow/SCENE/frame_0001.flo` with `clean` and `final` beside `flow`."""
+    """MPI Sintel: `flow/SCENE/frame_0001.flo`, `depth/SCENE`, `camdata_left/SCENE` beside `clean` and `final`."""
     names = {p.name for p in folders}
-    if "flow" not in names or not names & {"clean", "final"}:
+    if not names & {"flow", "depth", "camdata_left"} or not names & {"clean", "final"}:
         return None
     pairs: list[Item] = []
     for flow in sorted(p for p in (folder / "flow").glob("*/frame_*") if p.suffix in (".flo", ".png")):
@@ -355,7 +357,35 @@ def sintel(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item]
                 name = f"{render}/{scene}/{flow.stem}"
                 invalid = _there(folder / "invalid" / scene / f"{flow.stem}.png")
                 pairs.append(FlowPair(f"Sintel {render}", name, first, second, flow, invalid))
-    return pairs
+    scenes = sorted({p.parent.name for what in ("depth/*/*.dpt", "camdata_left/*/*.cam") for p in folder.glob(what)})
+    films = [folder / max(names & {"clean", "final"}) / scene for scene in scenes]  # final: with blur and haze
+    return [*(_sintel_scene(folder, film) for film in films if film.is_dir()), *pairs] or None
+
+
+def _sintel_scene(folder: Path, film: Path) -> Recording:
+    """A scene with what Sintel's depth download knows of it."""
+    pictures = _pictures(film)
+    if not pictures:
+        raise InputError(f"{film}: holds no picture; copy the data set anew")
+    files = [folder / "camdata_left" / film.name / f"{p.stem}.cam" for p in pictures]
+    camera, poses = None, None
+    if files[0].exists():
+        K, cam_T_world = zip(*map(_sintel_camera, files), strict=True)
+        camera, poses = _pinhole(np.column_stack([K[0], np.zeros(3)]), _size(pictures[0])), np.linalg.inv(cam_T_world)
+    depth = tuple(_there(folder / "depth" / film.name / f"{p.stem}.dpt") for p in pictures)
+    return Recording("Sintel", f"{film.parent.name}/{film.name}", film, pictures, camera, poses, None, depth)
+
+
+def _sintel_camera(path: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"]]:
+    """Intrinsics and world-to-camera pose of a `.cam` file: a float32 tag, then 9 and 12 float64."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); copy the data set anew") from error
+    if len(data) != 4 + 8 * 21 or np.frombuffer(data[:4], "<f4")[0] != np.float32(FLO_TAG):
+        raise InputError(f"{path}: is no camera of Sintel; copy the data set anew")
+    numbers = np.frombuffer(data[4:], "<f8")
+    return numbers[:9].reshape(3, 3), _square(numbers[9:].reshape(3, 4))
 
 
 def chairs(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item] | None:

@@ -11,7 +11,7 @@ from glvid.evaluate.truth import Judged, depth_pairs, measured_depth, path_pair,
 from glvid.results import RunFolder
 from glvid.types import Recording
 
-INDOOR, OUTDOOR = 10.0, 80.0  # m: true depth beyond does not count
+INDOOR, OUTDOOR, SINTEL = 10.0, 80.0, 70.0  # m: true depth beyond does not count
 FAR_INDOOR = 70.0  # m: the same in protocol A of video depth, which takes all of KITTI
 
 
@@ -25,8 +25,12 @@ class Scores:
 
 
 def outdoors(recording: Recording) -> bool:
-    """KITTI's depth reaches 80 m, that of the rooms of TUM and Bonn 10 m."""
     return recording.kind.startswith("KITTI")
+
+
+def cap_of(recording: Recording) -> float:
+    """KITTI's depth counts up to 80 m, Sintel's up to 70 m, that of the rooms of TUM and Bonn up to 10 m."""
+    return OUTDOOR if outdoors(recording) else SINTEL if recording.kind == "Sintel" else INDOOR
 
 
 # --- depth ------------------------------------------------------------------------------------------------------------
@@ -75,11 +79,12 @@ def video_depth(case: Judged) -> Scores:
     (Video Depth Anything: scale and shift of disparity by least squares), in keys that begin with a_ and b_."""
     farthest = np.inf if outdoors(case.recording) else FAR_INDOOR
     whole = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, farthest, cubic=True)]
-    cap = OUTDOOR if outdoors(case.recording) else INDOOR
+    cap = cap_of(case.recording)
     pairs = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
     if not sum(len(g) for _, g in pairs):
         return Scores({}, weight=0)
-    a, both = (metrics.sequence_aligned(whole, align) for align in ("scale", "scale_shift"))
+    clipped = SINTEL if case.recording.kind == "Sintel" else np.inf
+    a, both = (metrics.sequence_aligned(whole, align, clipped) for align in ("scale", "scale_shift"))
     b = metrics.disparity_aligned(pairs, cap)
     summary = {f"a_scale_{k}": a[k] for k in metrics.DEPTH} | {f"a_shift_{k}": both[k] for k in metrics.DEPTH}
     summary |= {f"b_{k}": b[k] for k in metrics.DEPTH} | {"frames": len(pairs)}
@@ -156,7 +161,7 @@ def _opw(run: RunFolder) -> float:
 
 def _tae(case: Judged) -> float:
     """After protocol B's alignment, at the size of the truth."""
-    cap = OUTDOOR if outdoors(case.recording) else INDOOR
+    cap = cap_of(case.recording)
     found = [(row, n) for row, n in zip(case.run.rows, case.at, strict=True) if case.recording.depth[n] is not None]
     posed = [(row, n) for row, n in found if np.isfinite(case.recording.poses[n]).all()]
     pairs = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]

@@ -10,6 +10,7 @@ from jaxtyping import Float64
 
 from glvid.errors import InputError, UsageError
 from glvid.evaluate.metrics import garg_crop, resized_as_disparity
+from glvid.formats import FLO_TAG
 from glvid.results import Row, RunFolder
 from glvid.types import Recording
 
@@ -43,15 +44,26 @@ def judged(run: RunFolder, recording: Recording) -> Judged:
 def measured_depth(recording: Recording, n: int) -> Map | None:
     """Depth map of picture n in metres, 0 where nothing was measured; None where there is none.
 
-    Raises InputError where the file is no 16-bit picture.
+    A 16-bit picture, or Sintel's `.dpt`. Raises InputError where the file is neither.
     """
     path = recording.depth[n] if recording.depth else None
     if path is None:
         return None
+    if path.suffix == ".dpt":
+        return sintel_depth(path)
     raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
         raise InputError(f"{path}: is no 16-bit depth map; copy the data set anew")
     return raw * recording.depth_unit
+
+
+def sintel_depth(path: Path) -> Map:
+    """Depth of a `.dpt` file: a float32 tag, int32 width and height, float32 metres. Raises InputError."""
+    data = path.read_bytes()
+    w, h = np.frombuffer(data[4:12], "<i4") if len(data) >= 12 else (0, 0)
+    if len(data) != 12 + 4 * int(w) * int(h) or np.frombuffer(data[:4], "<f4")[0] != np.float32(FLO_TAG):
+        raise InputError(f"{path}: is no depth map of Sintel; copy the data set anew")
+    return np.frombuffer(data[12:], "<f4").reshape(h, w).astype(np.float64)
 
 
 def scanned_depth(recording: Recording, n: int) -> Map | None:

@@ -38,6 +38,8 @@ from glvid.train.sources import (
     Data,
     Draw,
     Footing,
+    Note,
+    Step,
     ahead,
     cameras_file,
     drawing,
@@ -46,23 +48,24 @@ from glvid.train.sources import (
     footing_of,
     found_data,
     lesson_tables,
+    no_step,
+    run_bytes,
     training_pool,
+    uses_films,
 )
 from glvid.train.state import State
 from glvid.train.supervised import SUPERVISED, lesson_stage
 from glvid.train.validate import METRIC, validated
 
 FEWEST = 64  # rendered pairs to begin with
-ROW = 2_000_000  # bytes of a rendered pair at 384x224
-CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
 
 
 @dataclass(frozen=True)
 class Watcher:
     """What training tells while it works: sentences, and after every step its number, of how many, and facts."""
 
-    note: Callable[[str], None] = lambda sentence: None
-    step: Callable[[str, int, int, dict[str, float]], None] = lambda stage, step, steps, facts: None
+    note: Note = lambda sentence: None
+    step: Step = no_step
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,11 @@ def train(options: Options, watcher: Watcher = Watcher()) -> Path:  # noqa: B008
     with crew(options) as team:
         prepared(options, team, watcher)
         with leader_first(team):  # it decodes, the others find that done
-            data = found_data(options, watcher.note) if set(options.stages) != {"camera"} else Data()
+            data = found_data(options, watcher.note, watcher.step) if set(options.stages) != {"camera"} else Data()
             footing = footing_of(data, options, watcher.note) if uses_films(options) else Footing()
         for stage in options.stages:
             run_stage(options, stage, data, footing, team, watcher)
     return options.out / "weights"
-
-
-def uses_films(options: Options) -> bool:
-    """Stage joint learns from footage, stage depth where there is some."""
-    return "joint" in options.stages or ("depth" in options.stages and bool(options.data))
 
 
 def allow_many_files() -> None:
@@ -153,9 +151,7 @@ def prepared(options: Options, team: Crew, watcher: Watcher) -> None:
     earlier = any((options.out / "checkpoints").glob("*.pt"))
     if earlier and not options.resume:
         raise UsageError(f"{options.out}: holds a training run; --resume goes on with it, another -o starts a new one")
-    w, h = options.rendered
-    pools = 0 if (options.out / "pool").exists() else int(ROW * (options.rows + options.held) * w * h / (384 * 224))
-    check_space(options.out, CHECKPOINTS + pools)
+    check_space(options.out, run_bytes(options))
     try:
         replaced(options.out / "options.toml", as_toml(options))
     except OSError as error:
@@ -206,7 +202,7 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
     lessons, watched, teacher = [], [], None
     with leader_first(team):
         if stage == "depth" and footing.learn:
-            lessons, watched = lesson_tables(footing, options, init, watcher.note)
+            lessons, watched = lesson_tables(footing, options, init, watcher.note, watcher.step)
     if stage == "joint":
         teacher = first_network("depth", init).eval().requires_grad_(False).to(team.device)
     pool = training_pool(options)
@@ -326,9 +322,9 @@ def steps(
         now.optimiser.step()
         keeping.average(now)
         now.step = step + 1
-        facts = {"loss": shared_mean(loss.detach(), team), "norm": float(norm)}
-        facts |= {name: float(value.detach()) for name, value in parts.items()}
-        facts |= {"seconds": time.monotonic() - since, "waited": waited}
+        values = {"loss": shared_mean(loss.detach(), team), "norm": norm} | parts
+        numbers = torch.stack([x.detach().float() for x in values.values()]).tolist()  # a GPU is waited for once
+        facts = dict(zip(values, numbers, strict=True)) | {"seconds": time.monotonic() - since, "waited": waited}
         since = time.monotonic()
         if log is not None:
             entry = {"stage": now.stage, "step": step, "kind": found.kind}
@@ -354,12 +350,12 @@ def share_gradients(learned: list[nn.Parameter], team: Crew) -> None:
         p.grad.copy_(part.view_as(p))
 
 
-def shared_mean(value: Tensor, team: Crew) -> float:
+def shared_mean(value: Tensor, team: Crew) -> Tensor:
     """Mean of a number over the processes."""
     if team.size > 1:
         value = value.clone()
         dist.all_reduce(value)
-    return float(value) / team.size
+    return value / team.size
 
 
 def checkpoint(

@@ -5,6 +5,8 @@ resumed run draws what it would have drawn, and processes that share a batch dra
 """
 
 import json
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +36,10 @@ REPLAY = 0.5  # share of rendered batches in stage `joint`
 LESSONS = 0.4  # share of batches from real clips in stage `depth`, where there are some
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 PAIRS = 0.5  # share of batches from pairs with flow in stage `flow`, where there are some
+ROW = 2_000_000  # bytes of a rendered pair at 384x224
+CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
 LESSON = 100_000_000  # bytes that the lessons of a recording take, at most
+CORES = os.cpu_count() or 1
 LEAST_SURE = 0.03  # share of depth that flow must determine in a clip
 TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds watched; those from 900,000 are for evaluation
 
@@ -73,6 +78,12 @@ class Draw:
 
 
 NOTHING = Footing()
+Note = Callable[[str], None]  # takes a sentence
+Step = Callable[[str, int, int, dict[str, float]], None]  # stage, number of what was done, of how many, facts
+
+
+def no_step(stage: str, number: int, total: int, facts: dict[str, float]) -> None:
+    """Progress that nobody watches."""
 
 
 def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
@@ -147,12 +158,14 @@ def _windows(footing: Footing, rng: np.random.Generator, own: list[np.random.Gen
 
 
 def ahead(draw: Callable[[int], Draw], first: int, last: int) -> Iterator[tuple[int, Draw]]:
-    """(step, its batch) for first..last-1; the next batch is drawn in a second thread while one is learned from."""
-    with ThreadPoolExecutor(1, "glvid-draw") as worker:
-        coming = worker.submit(draw, first) if first < last else None
+    """(step, its batch) for first..last-1; the next ones are drawn in other threads while one is learned from."""
+    threads = max(1, CORES // 4)
+    with ThreadPoolExecutor(threads, "glvid-draw") as workers:
+        coming = deque(workers.submit(draw, step) for step in range(first, min(first + threads, last)))
         for step in range(first, last):
-            found = coming.result()
-            coming = worker.submit(draw, step + 1) if step + 1 < last else None
+            found = coming.popleft().result()
+            if step + threads < last:
+                coming.append(workers.submit(draw, step + threads))
             yield step, found
 
 
@@ -169,12 +182,24 @@ def held_pool(options: Options) -> Pool:
     return Pool(options.out / "pool" / "held.bin", options.rendered, options.held)
 
 
+def run_bytes(options: Options) -> int:
+    """What a run writes beside what it makes of films: checkpoints, and pools unless they are there."""
+    w, h = options.rendered
+    there = (options.out / "pool").exists()
+    return CHECKPOINTS + (0 if there else int(ROW * (options.rows + options.held) * w * h / (384 * 224)))
+
+
+def uses_films(options: Options) -> bool:
+    """Stage joint learns from footage, stage depth where there is some."""
+    return "joint" in options.stages or ("depth" in options.stages and bool(options.data))
+
+
 def cache_of(options: Options) -> Path:
     """Where decoded frames of this size lie."""
     return options.out / "frames" / str(options.size[0])
 
 
-def found_data(options: Options, note: Callable[[str], None]) -> Data:
+def found_data(options: Options, note: Note, step: Step = no_step) -> Data:
     """Everything below `data` but what is excluded or for testing, decoded; says what was found and what it takes.
 
     Without `data`, what the cache already holds (on a machine without the films). Raises UsageError where nothing is
@@ -190,8 +215,8 @@ def found_data(options: Options, note: Callable[[str], None]) -> Data:
     found = survey(options.data, read_patterns(options.exclude))
     for sentence in found.said:
         note(sentence)
-    recordings = training(found.recordings, options.split, note)
-    if not recordings and not found.pairs:
+    recordings = training(found.recordings, options.split, note) if uses_films(options) else ()
+    if not recordings and not found.pairs and uses_films(options):
         where = ", ".join(map(str, options.data))
         raise UsageError(f"no film left below {where}: correct --data, --exclude or --split")
     size_of = partial(working_size, long_side=options.size[0])
@@ -212,15 +237,19 @@ def found_data(options: Options, note: Callable[[str], None]) -> Data:
             lessons = LESSON * len(new) if "depth" in options.stages else 0
             said = f"at most {needed / 1e9:.2f} GB" + (f", and {lessons / 1e9:.2f} GB of lessons" if lessons else "")
             note(f"decoding {len(new)} of {len(recordings)} recordings into {cache}: {said}")
-            check_space(cache, needed + lessons)
-        clips = [frames.stored(recording, cache, size_of) for recording in recordings]
+            check_space(cache, needed + lessons + run_bytes(options))
+        clips = []
+        with ThreadPoolExecutor(CORES, "glvid-decode") as workers:
+            for clip in workers.map(partial(frames.stored, cache=cache, size_of=size_of), recordings):
+                clips.append(clip)
+                step("decoding", len(clips) - 1, len(recordings), {})
         kept = [listed_frames(recording, options.split) for recording in recordings]
         return Data(tuple(frames.limited(c, k) for c, k in zip(clips, kept, strict=True)), found.pairs)
     except OSError as error:
         raise cannot_write(cache, error) from error
 
 
-def footing_of(data: Data, options: Options, note: Callable[[str], None]) -> Footing:
+def footing_of(data: Data, options: Options, note: Note) -> Footing:
     """Footage split into two sides, kept in `split.json`."""
     clips = [clip for clip in data.clips if frames.starts(clip, 1).size]
     if not clips:
@@ -254,7 +283,7 @@ def first_focal(clip: Footage, camera_net: nn.Module) -> float:
 
 
 def lesson_tables(
-    footing: Footing, options: Options, init: str | Path, note: Callable[[str], None]
+    footing: Footing, options: Options, init: str | Path, note: Note, step: Step = no_step
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Rows of all clips that teach something: to learn from, and to check, of the same sides as everything else.
 
@@ -270,7 +299,8 @@ def lesson_tables(
             except OSError as error:
                 raise cannot_write(options.out / "lessons", error) from error
             told += said
-            note(f"lesson {k + 1} of {len(getattr(footing, name))} ({name}): {'; '.join(said)}")
+            note(f"lesson ({name}): {'; '.join(said)}")
+            step(f"lessons to {name}", k, len(getattr(footing, name)), {})
             if len(rows) and rows["sure"].mean() > 255 * (GUESS + LEAST_SURE):
                 tables.append(rows)
         sides.append(tables)

@@ -153,9 +153,9 @@ def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, T
 SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}
 
 
-def abs_rel(net: nn.Module, batch: Batch) -> float:
+def abs_rel(depth: Tensor, batch: Batch) -> float:
     """Mean |D - D*| / D* of sure depths below 80 m, each picture scaled by its median."""
-    depth, near, errors = net.depth(batch.a), (batch.depth < 80) & (batch.sure > 0.5), []
+    near, errors = (batch.depth < 80) & (batch.sure > 0.5), []
     for d, t, ok in zip(depth, batch.depth, near, strict=True):
         if ok.any():
             d, t = d[ok], t[ok]

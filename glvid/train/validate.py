@@ -20,7 +20,8 @@ PICTURES = 4  # windows of every recording to validate on
 def validated(
     mean: nn.ModuleDict, stage: str, options: Options, device: torch.device, watched: list[np.ndarray], footing: Footing
 ) -> dict[str, float]:
-    """Figures of the mean networks. Rendered worlds: Abs Rel after median scaling, end-point error, loss parts.
+    """Figures of the mean networks. Rendered worlds: Abs Rel after median scaling (also that of one depth everywhere,
+    `abs_rel_constant`, which says how hard they are), end-point error, loss parts.
 
     Real clips: `abs_rel_real` against depth that geometry found (`watched`), `unlike` of frames warped by depth and
     camera (stage joint, see `unlikeness`).
@@ -32,7 +33,7 @@ def validated(
         figures |= _rendered(mean, stage, options, device)
         real = [drawn([t], [np.random.default_rng(k) for k in range(8)], options.size).to(device) for t in watched]
         if real and "depth" in mean:
-            figures["abs_rel_real"] = float(np.mean([abs_rel(mean["depth"], batch) for batch in real]))
+            figures["abs_rel_real"] = float(np.mean([abs_rel(mean["depth"].depth(batch.a), batch) for batch in real]))
     return {name: round(float(value), 5) for name, value in figures.items()}
 
 
@@ -49,7 +50,8 @@ def _rendered(mean: nn.ModuleDict, stage: str, options: Options, device: torch.d
         for kind in mean:
             found |= SUPERVISED[kind](mean, batch, with_camera=False)[1]
         if "depth" in mean:
-            found["abs_rel"] = abs_rel(mean["depth"], batch)
+            found["abs_rel"] = abs_rel(mean["depth"].depth(batch.a), batch)
+            found["abs_rel_constant"] = abs_rel(torch.ones_like(batch.depth), batch)
         for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + float(value) * len(some) / count
     return sums
