@@ -59,12 +59,12 @@ def bare(options: Options, stage: str, draws: list[sources.Draw], footing: sourc
 
 
 def training(data: list[Path], steps: int) -> None:
-    """The loop against the bare networks, for every stage; the pool is filled beforehand."""
+    """The loop against the bare networks, for every stage; the pool is full: rendering rests as it mostly does."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        plan = Options("depth", out, tuple(data), init="shipped", steps=steps, rows=200, held=8, render=False)
-        for name, rows, seed in (("train", 200, SEED), ("held", 8, SEED + 1000)):
-            fill(Pool(out / "pool" / f"{name}.bin", plan.rendered, rows), seed, None, count=min(rows, 64))
+        plan = Options("depth", out, tuple(data), steps=steps, rows=100, held=8)
+        for name, rows, seed in (("train", plan.rows, SEED), ("held", plan.held, SEED + 1000)):
+            fill(Pool(out / "pool" / f"{name}.bin", plan.rendered, rows), seed, None, count=rows)
         for stage in ("flow", "depth", "joint") if data else ("flow", "depth"):
             options = replace(plan, stage=stage, data=plan.data if stage == "joint" else (), resume=True)
             train(options)
