@@ -3,6 +3,8 @@
 import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the command does, before torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes that share the cores (-n)
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glvid.data.pool import Pool, fill
+from glvid.data.pool import Pool, fill, render
 from glvid.train import Options, loop, sources, state, train
 
 SEED = 700_000
@@ -88,7 +88,10 @@ def worlds(seconds: float, photos: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         pools = [Pool(Path(folder) / f"{k}.bin", (384, 224), 4000) for k in range(multiprocessing.cpu_count())]
         start = multiprocessing.get_context("spawn").Process
-        workers = [start(target=fill, args=(p, SEED + 2000 * k, photos), daemon=True) for k, p in enumerate(pools)]
+        workers = [
+            start(target=render, args=(p, SEED + 2000 * k, photos, 0.0, "cpu"), daemon=True)
+            for k, p in enumerate(pools)
+        ]
         for worker in workers:
             worker.start()
         while any(int(p.open()[1][0]) < 8 for p in pools):  # the first ones paint their textures
