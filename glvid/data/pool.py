@@ -18,6 +18,7 @@ from glvid.errors import GlvidError, UsageError
 from glvid.types import Intrinsics
 
 Random = np.random.Generator
+NICE = 10  # niceness of rendering beside training: a tenth of what training gets where cores are scarce
 SKY = 900.0  # m; what is farther has been rendered as sky
 
 
@@ -145,7 +146,9 @@ def fill(
 
 
 def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: str) -> None:
-    """`fill` without end, as a process of its own, on one core or on a GPU."""
+    """`fill` without end, as a process of its own, on one core or on a GPU; training goes before it (`nice`): where it
+    takes the core of one of training's threads, all others wait for that one."""
+    os.nice(NICE)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     fill(pool, seed, textures, None, rest, device)
