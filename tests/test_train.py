@@ -20,7 +20,7 @@ from test_frames import clip_of, film
 
 from glvid import train, weights
 from glvid.cli import command
-from glvid.data.pool import Pool, augmented, collate, draw, fill, mirrored, row_type
+from glvid.data.pool import Pool, augmented, collate, draw, fill, mirrored, row_type, whole
 from glvid.errors import GlvidError, ModelError, OutputError, UsageError
 from glvid.geometry import rigid_flow
 from glvid.losses import PAPER, LossWeights
@@ -460,6 +460,15 @@ def test_augmented_truth_stays_true(seed):
     assert batch.flow.abs().max() > 0.5
 
 
+def test_what_is_validated_on_is_the_row_itself():
+    row = slanted_pair(1)
+    item = whole(row, row["visible"].shape[::-1])
+    assert np.array_equal(item["a"], row["image"][0]) and np.array_equal(item["b"], row["image"][1])
+    assert np.allclose(item["depth"], row["depth"][0]) and np.allclose(item["flow"], row["flow"][0])
+    half = whole(row, (48, 32))
+    assert np.allclose(half["focal"] / row["focal"], [48 / row["visible"].shape[1], 32 / row["visible"].shape[0]])
+
+
 def test_mirroring_twice_changes_nothing():
     item = augmented(np.random.default_rng(3), slanted_pair(0), (64, 32))
     twice = mirrored(mirrored(item))
@@ -474,7 +483,7 @@ def test_losses_are_zero_at_the_truth_and_grow():
     exact = supervised.depth_loss(pyramid, depth, everywhere)
     assert all(float(v) < 1e-5 for v in exact.values())
     scaled = supervised.depth_loss([3 * d for d in pyramid], depth, everywhere)
-    assert float(scaled["value"]) < 1e-5 and float(scaled["slope"]) < 1e-4
+    assert float(scaled["value"]) < 1e-5 and float(scaled["relative"]) < 1e-5 and float(scaled["slope"]) < 1e-4
     assert abs(float(scaled["scale"]) - np.log(3)) < 1e-4
     half = torch.cat([everywhere[..., :32], torch.zeros_like(everywhere[..., 32:])], -1)
     wrong = [torch.where(half[..., :: 2**k, :: 2**k] > 0, d, 5 * d) for k, d in enumerate(pyramid)]

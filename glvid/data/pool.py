@@ -238,31 +238,47 @@ def clear_sky(rng: Random, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
 def augmented(rng: Random, row: np.void | np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
     """One row cropped, resampled to `target` (w, h), perhaps reversed in time, mirrored, recoloured; all agree."""
     h, w = row["visible"].shape
-    x, y, cw, ch = window(rng, (w, h), target)
-    ratio = np.array([target[0] / cw, target[1] / ch], np.float32)
-    first = int(rng.random() < 0.5)  # time runs backwards half of the time
-
-    def cut(field: np.ndarray, how: int) -> np.ndarray:
-        return cv2.resize(np.ascontiguousarray(field[y : y + ch, x : x + cw]), target, interpolation=how)
-
-    image = [cut(row["image"][k], cv2.INTER_AREA if ratio.min() < 1 else cv2.INTER_LINEAR) for k in (first, 1 - first)]
-    depth = [cut(row["depth"][k].astype(np.float32), cv2.INTER_NEAREST) for k in (first, 1 - first)]
+    out = cropped(row, window(rng, (w, h), target), target, int(rng.random() < 0.5))
     if rng.random() < 0.4:
         seed = int(rng.integers(2**32))  # one sky for both
-        image = [clear_sky(np.random.default_rng(seed), *x) for x in zip(image, depth, strict=True)]
-    a, b = jittered(rng, image)
-    out = {
-        "a": a,
-        "b": b,
-        "depth": depth[0],
-        "sure": cut(row["sure"][first], cv2.INTER_NEAREST).astype(np.float32) / 255,
-        "flow": cut(row["flow"][first].astype(np.float32), cv2.INTER_NEAREST) * ratio,
-        "visible": cut(row["visible"] | np.uint8(first), cv2.INTER_NEAREST).astype(np.float32),
+        for image, depth in (("a", "depth"), ("b", "depth_b")):
+            out[image] = clear_sky(np.random.default_rng(seed), out[image], out[depth])
+    out["a"], out["b"] = jittered(rng, [out["a"], out["b"]])
+    del out["depth_b"]
+    return mirrored(out) if rng.random() < 0.5 else out
+
+
+def whole(row: np.void | np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
+    """One row as it was rendered, resampled to `target` (w, h): to validate on."""
+    h, w = row["visible"].shape
+    out = cropped(row, (0, 0, w, h), target, 0)
+    del out["depth_b"]
+    return out
+
+
+def cropped(
+    row: np.void | np.ndarray, box: tuple[int, int, int, int], target: tuple[int, int], first: int
+) -> dict[str, np.ndarray]:
+    """A crop (x, y, w, h) of one row at `target` size, its frame `first` as a: with 1, time runs backwards."""
+    x, y, cw, ch = box
+    ratio = np.array([target[0] / cw, target[1] / ch], np.float32)
+
+    def cut(field: np.ndarray, how: int = cv2.INTER_NEAREST) -> np.ndarray:
+        return cv2.resize(np.ascontiguousarray(field[y : y + ch, x : x + cw]), target, interpolation=how)
+
+    how = cv2.INTER_AREA if ratio.min() < 1 else cv2.INTER_LINEAR
+    return {
+        "a": cut(row["image"][first], how),
+        "b": cut(row["image"][1 - first], how),
+        "depth": cut(row["depth"][first].astype(np.float32)),
+        "depth_b": cut(row["depth"][1 - first].astype(np.float32)),
+        "sure": cut(row["sure"][first]).astype(np.float32) / 255,
+        "flow": cut(row["flow"][first].astype(np.float32)) * ratio,
+        "visible": cut(row["visible"] | np.uint8(first)).astype(np.float32),
         "b_T_a": np.linalg.inv(row["b_T_a"]) if first else row["b_T_a"],
         "focal": row["focal"] * ratio,
         "center": (row["center"] - [x, y]) * ratio,
     }
-    return mirrored(out) if rng.random() < 0.5 else out
 
 
 def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

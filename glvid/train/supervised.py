@@ -10,6 +10,7 @@ from glvid.geometry import rigid_flow
 from glvid.types import Intrinsics
 from glvid.warp import resize, resize_flow
 
+FAR_OFF = 1.5  # log units: being too far by more than this adds nothing to the relative error
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
 
 
@@ -22,12 +23,13 @@ def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[s
     """Log-depth against truth: L1 after the median offset is taken away, slopes over several steps, a little absolute.
 
     Scale-invariant because one picture does not show its scale (Eigen et al. 2014); gradients keep edges sharp
-    (Li and Snavely 2018). The absolute part makes neighbouring frames agree on one scale. `sure` (0..1) weighs pixels;
-    sky counts a third.
+    (Li and Snavely 2018). The relative part is Abs Rel, which asks to be rather too near than too far where that is
+    open. The absolute part makes neighbouring frames agree on one scale. `sure` (0..1) weighs pixels; sky counts a
+    third.
     """
     truth = depth.clamp(0.1, CAP).log()
     weight = sure * torch.where(depth < CAP, 1.0, 0.33)
-    parts = {"value": depth.new_zeros(()), "slope": depth.new_zeros(()), "scale": depth.new_zeros(())}
+    parts = {name: depth.new_zeros(()) for name in ("value", "relative", "slope", "scale")}
     for k, disparity in enumerate(disparities):
         t, v = truth[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
         e = -disparity.log() - t
@@ -35,6 +37,7 @@ def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[s
         e = e - offset
         share = 0.5**k / 1.875  # 1, 1/2, 1/4, 1/8, normalised
         parts["value"] = parts["value"] + share * (v * e.abs()).mean()
+        parts["relative"] = parts["relative"] + share * (v * (e.clamp(max=FAR_OFF).exp() - 1).abs()).mean()
         parts["scale"] = parts["scale"] + share * (v * (e + offset)).flatten(1).mean(1).abs().mean()
         if k < 2:
             parts["slope"] = parts["slope"] + slopes(e, v) / 2
@@ -106,7 +109,7 @@ def flow_loss(flows: list[Tensor], truth: Tensor, known: Tensor) -> Tensor:
     return loss
 
 
-DEPTH_WEIGHTS = {"value": 1.0, "slope": 0.5, "scale": 0.1}
+DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.1}
 CAMERA_WEIGHTS = {"motion": 0.05, "pose": 0.05, "match": 0.05, "focal": 0.05, "center": 0.05}
 
 
@@ -147,7 +150,7 @@ def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, T
     disparities = [x.float() for x in nets["depth"](batch.a)]
     with exact(batch.a):
         parts = depth_loss(disparities, batch.depth, batch.sure)
-    return weighted({k: parts[k] for k in ("value", "slope")}), {f"real_{k}": v for k, v in parts.items()}
+    return weighted({k: parts[k] for k in ("value", "relative", "slope")}), {f"real_{k}": v for k, v in parts.items()}
 
 
 SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}

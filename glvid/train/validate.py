@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from glvid.data import frames
-from glvid.data.pool import augmented, collate, drawn, fill
+from glvid.data.pool import collate, drawn, fill, whole
 from glvid.predict import as_tensor
 from glvid.train.joint import together, unlikeness
 from glvid.train.options import Options
@@ -45,8 +45,7 @@ def _rendered(mean: nn.ModuleDict, stage: str, options: Options, device: torch.d
     count, sums = min(int(counter[0]), options.held), {}
     for first in range(0, count, 8):
         some = range(first, min(first + 8, count))
-        items = [augmented(np.random.default_rng(k), ring[k], options.size) for k in some]  # the same ones each time
-        batch, found = collate(items, options.size).to(device), {}
+        batch, found = collate([whole(ring[k], options.size) for k in some], options.size).to(device), {}
         for kind in mean:
             found |= SUPERVISED[kind](mean, batch, with_camera=False)[1]
         if "depth" in mean:
