@@ -39,6 +39,9 @@ class State:
     lenses: Lenses | None = None  # stage joint: focal lengths of the recordings
 
 
+FINE = 0.1  # share of the rate in stage joint, which changes trained networks: at 4e-4 flow's error doubled in 36 steps
+
+
 def start(options: Options, stage: str, init: str | Path, device: torch.device, log_focal: Tensor | None) -> State:
     """Networks from `init` (shipped, none or a folder of weights), a copy for their mean, and the optimiser.
 
@@ -50,7 +53,8 @@ def start(options: Options, stage: str, init: str | Path, device: torch.device, 
     mean = nn.ModuleDict({kind: KINDS[kind][0](nets[kind].config) for kind in nets}).to(device)
     mean = mean.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     mean.load_state_dict(nets.state_dict())
-    groups = [{"params": list(nets.parameters()), "rate": options.rate}]
+    fine = FINE if stage == "joint" else 1.0
+    groups = [{"params": list(nets.parameters()), "rate": options.rate * fine}]
     lenses = None
     if stage == "joint":
         lenses = Lenses(len(log_focal), log_focal).to(device)
