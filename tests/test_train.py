@@ -513,6 +513,7 @@ def test_shapes_are_multiples_of_32():
         ({"stage": "joint", "init": "none", "data": (Path("."),)}, "trained networks to start from"),
         ({"device": "cuda"}, "none on this machine"),
         ({"device": "toaster"}, "none on this machine"),
+        ({"rate": 0.0}, "--rate 0.0: must be above 0"),
         ({"seed": -1}, "--seed -1"),
         ({"seed": 700_000}, "below 500000"),
         ({"precision": "fp64"}, "bf16 or fp32"),

@@ -146,8 +146,10 @@ def fill(
 
 
 def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: str) -> None:
-    """`fill` without end, as a process of its own, on one core or on a GPU; training goes before it (`nice`): where it
-    takes the core of one of training's threads, all others wait for that one."""
+    """`fill` without end, as a process of its own, on one core or on a GPU.
+
+    Training goes first (`nice`): of its threads, all wait for the one whose core rendering has taken.
+    """
     os.nice(NICE)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -65,6 +65,8 @@ def checked(options: Options) -> Options:
     for name, least in LEAST.items():
         if getattr(options, name) < least:
             raise UsageError(f"--{name} {getattr(options, name)}: must be at least {least}")
+    if not options.rate > 0:
+        raise UsageError(f"--rate {options.rate}: must be above 0")
     for name, known in CHOICES.items():
         if getattr(options, name) not in known:
             raise UsageError(f"--{name} {getattr(options, name)}: choose {' or '.join(known)}")
