@@ -57,6 +57,10 @@ MaxSize = Annotated[int, typer.Option(min=32, metavar="PX", help="Long side of t
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Arithmetic of the networks.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Kind = Annotated[
+    Literal["handheld", "driving", "orbit", "drone", "walk", "static"] | None,
+    typer.Option(help="Of rendered worlds: what is filmed, and how.", show_default="all"),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what glvid wrote before.")]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Lost frames are no failure.")]
@@ -186,6 +190,7 @@ def train(
     textures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos for the surfaces of rendered worlds.")
     ] = None,
+    kind: Kind = None,
     objective: Annotated[
         Literal["glvid", "paper"], typer.Option(help="Loss weights of stage joint: ours, or GLNet's as published.")
     ] = "glvid",
@@ -224,10 +229,7 @@ def synth(
     layout: Annotated[
         Literal["kitti-raw", "kitti-odometry", "tum", "kitti-flow"], typer.Option(help="How they are laid out.")
     ] = "kitti-raw",
-    kind: Annotated[
-        Literal["handheld", "driving", "orbit", "drone", "walk", "static"] | None,
-        typer.Option(help="What is filmed, and how.", show_default="all"),
-    ] = None,
+    kind: Kind = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,
     size: Annotated[str, typer.Option(metavar="WxH", help="Of the pictures.")] = "640x192",
     textures: Annotated[Path | None, typer.Option(metavar="DIR", help="Photos for the surfaces.")] = None,

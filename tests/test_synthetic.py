@@ -194,6 +194,10 @@ def test_samples_differ_and_keep_away_from_evaluation():
     assert len({float(t.intrinsics.focal[0]) for t in drawn}) == 3
     again = list(synthetic.samples(41, 1, 2, (64, 40)))[0]
     assert torch.equal(again.images, drawn[1].images)
+    (drive,) = synthetic.samples(41, 1, 2, (64, 40), kind="driving")
+    fov = 2 * np.degrees(np.arctan(32 / float(again.intrinsics.focal[0])))  # the seed's, whatever is filmed
+    same = synthetic.scene(41, "driving", 2, (64, 40), fov=float(fov))
+    assert (drive.depth / same.depth - 1).abs().median() < 1e-3
     for seed, count in ((899_999, 2), (900_001, 1), (-1, 1)):
         with pytest.raises(UsageError):
             next(synthetic.samples(seed, count, 2, (64, 40)))

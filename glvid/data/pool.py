@@ -52,6 +52,7 @@ class Pool:
     path: Path
     size: tuple[int, int]
     rows: int
+    kind: str | None = None  # of worlds (synthetic.KINDS); None: all of them
 
     @property
     def usable(self) -> int:
@@ -133,7 +134,7 @@ def fill(
         first = seed + int(counter[0])
         left = RESERVED - first if count is None else count - int(counter[0])
         began = time.monotonic()
-        for truth in synthetic.samples(first, max(0, left), 2, pool.size, device, photos):
+        for truth in synthetic.samples(first, max(0, left), 2, pool.size, device, photos, pool.kind):
             while parent is not None and not pool.free(int(counter[0])) and not orphaned():
                 time.sleep(0.2)
             if orphaned():

@@ -274,8 +274,9 @@ def samples(
     size: tuple[int, int],
     device: str | torch.device = "cpu",
     textures: Tensor | None = None,
+    kind: str | None = None,
 ) -> Iterator[Truth]:
-    """Worlds seed, seed + 1, ... of random kind and field of view (25 to 120 degrees), images degraded.
+    """Worlds seed, seed + 1, ... of one kind or any, and of random field of view (25 to 120 degrees), images degraded.
 
     Raises UsageError if a seed would reach those kept for evaluation (>= RESERVED).
     """
@@ -287,7 +288,7 @@ def samples(
         if paints is None or n % 8 == 0:  # painting an atlas costs more than a world
             paints = atlas(np.random.default_rng([n - n % 8, 13]), device, textures, 24)
         fov = float(rng.triangular(25, 60, 120))
-        truth = scene(n, None, frames, size, device, paints, fov)
+        truth = scene(n, kind, frames, size, device, paints, fov)
         yield replace(truth, images=degrade(truth.images, torch.Generator().manual_seed(n)))
 
 

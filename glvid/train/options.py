@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from glvid.errors import UsageError
+from glvid.synthetic import KINDS
 
 STAGES = {"flow": ("flow",), "depth": ("depth", "camera"), "camera": ("camera",), "joint": ("depth", "camera", "flow")}
 ALL = ("flow", "depth", "joint")
@@ -26,6 +27,7 @@ class Options:
     size: tuple[int, int] = (384, 224)  # trained at
     rendered: tuple[int, int] = (384, 224)  # at which worlds are rendered
     textures: Path | None = None  # folder of photos for rendered surfaces
+    kind: str | None = None  # of rendered worlds, to learn and to validate on; None: all of them
     rate: float = 4e-4
     seed: int = 0
     rows: int = 1500  # rendered pairs kept on disk, 2 MB each
@@ -70,6 +72,8 @@ def checked(options: Options) -> Options:
     for name, known in CHOICES.items():
         if getattr(options, name) not in known:
             raise UsageError(f"--{name} {getattr(options, name)}: choose {' or '.join(known)}")
+    if options.kind is not None and options.kind not in KINDS:
+        raise UsageError(f"--kind {options.kind}: no kind of rendered world; choose {', '.join(KINDS)}")
     if options.seed >= SEEDS:
         raise UsageError(f"--seed {options.seed}: must be below {SEEDS}; later worlds are for validation")
     if options.textures is not None and not options.textures.is_dir():
@@ -148,7 +152,7 @@ def converted(name: str, value: Any, where: str) -> Any:
         if not isinstance(values, list) or not all(isinstance(x, str) for x in values):
             raise wrong
         return tuple(map(LISTS[name], values))
-    if name in PATHS or name == "split":
+    if name in PATHS or name in ("split", "kind"):
         if not isinstance(value, str):
             raise wrong
         return Path(value) if name in PATHS else value

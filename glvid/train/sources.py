@@ -174,12 +174,12 @@ def ahead(draw: Callable[[int], Draw], first: int, last: int) -> Iterator[tuple[
 
 def training_pool(options: Options) -> Pool:
     """Rendered pairs to train on."""
-    return Pool(options.out / "pool" / "train.bin", options.rendered, options.rows)
+    return Pool(options.out / "pool" / "train.bin", options.rendered, options.rows, options.kind)
 
 
 def held_pool(options: Options) -> Pool:
     """Rendered pairs to validate on."""
-    return Pool(options.out / "pool" / "held.bin", options.rendered, options.held)
+    return Pool(options.out / "pool" / "held.bin", options.rendered, options.held, options.kind)
 
 
 def run_bytes(options: Options) -> int:
