@@ -27,7 +27,7 @@ from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.train import Options, loop, sources, state, supervised
 from glvid.train import options as telling
-from glvid.train.joint import OBJECTIVES, Lenses, joint_stage, unlikeness
+from glvid.train.joint import OBJECTIVES, Lenses, joint_stage, predicted, unlikeness
 from glvid.types import Intrinsics
 from glvid.warp import warp
 
@@ -214,6 +214,11 @@ def test_two_processes_learn_as_one(out, tmp_path_factory):
         assert one[:2] == two[:2] and one[2] == pytest.approx(two[2], abs=2e-5)
 
 
+def test_the_configuration_that_is_shipped_is_valid():
+    quick = telling.checked(telling.configured(Path(__file__).parent.parent / "assets/quick.toml", Options()))
+    assert quick.stages == ("depth",) and quick.init == "none"
+
+
 def test_what_is_drawn_depends_on_the_step_alone(out):
     pool = sources.training_pool(options(out))
     draw_one = sources.drawing(options(out), "depth", pool)
@@ -372,6 +377,24 @@ def test_the_joint_stage_moves_every_network_and_the_lens(objective):
     assert lenses.log_focal.grad[0] == 0 and lenses.log_focal.grad[1] != 0
 
 
+def test_a_camera_at_rest_is_told_so():
+    """The auto-mask hides every pixel of a still picture from depth, but not from motion."""
+    torch.manual_seed(0)
+    nets = torch.nn.ModuleDict({kind: build() for kind, build in SMALL.items()})
+    still = windows_of_a_plane()[:, :1].expand(-1, 3, -1, -1, -1)
+    lens = Lenses(1)(torch.tensor([0]), torch.tensor([[960.0, 640.0]]), SIZE)
+    only = replace(LossWeights(**dict.fromkeys(LossWeights.__dataclass_fields__, 0.0)), static_photometric=1.0)
+    loss, parts = joint_stage(nets, still, lens, nets["depth"], only)
+    loss.backward()
+    assert parts["static_photometric"] == 0 and parts["unlike"] > 0
+
+    def pulled(kind: str) -> float:
+        grads = [p.grad for p in nets[kind].parameters() if p.grad is not None]
+        return max((float(g.abs().max()) for g in grads), default=0.0)
+
+    assert pulled("camera") > 0 and pulled("depth") == pulled("flow") == 0
+
+
 def test_a_batch_of_windows_means_what_its_windows_mean():
     """So that processes which share a batch learn what one process would: masks differ from window to window."""
     torch.manual_seed(0)
@@ -445,7 +468,8 @@ def test_unlikeness_is_lower_for_the_truth():
             "depth": Told(lambda a, b: depth), "flow": Told(lambda a, b: [flow]),
             "camera": Told(lambda a, b: (motion, motion, lens)),
         })  # fmt: skip
-        return unlikeness(nets, windows_of_a_plane(), camera)
+        images = windows_of_a_plane()
+        return float(unlikeness(predicted(nets, images, camera)[0], images))
 
     assert told(1.0) < 0.5 * told(0.2) and told(1.0) < 0.5 * told(-1.0)
 
@@ -514,6 +538,7 @@ def test_shapes_are_multiples_of_32():
         ({"device": "cuda"}, "none on this machine"),
         ({"device": "toaster"}, "none on this machine"),
         ({"rate": 0.0}, "--rate 0.0: must be above 0"),
+        ({"kind": "submarine"}, "--kind submarine: no kind of rendered world; choose handheld, driving"),
         ({"seed": -1}, "--seed -1"),
         ({"seed": 700_000}, "below 500000"),
         ({"precision": "fp64"}, "bf16 or fp32"),

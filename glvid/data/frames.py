@@ -201,8 +201,12 @@ class Windows:
     mirrored: tuple[bool, ...]
 
 
-def windows(footage: Sequence[Footage], rngs: Sequence[Random], chooser: Random, most: int = 4) -> Windows:
-    """One window for each generator, 1 to `most` frames apart, of recordings of one size; mirrored and recoloured.
+def windows(footage: Sequence[Footage], rngs: Sequence[Random], chooser: Random) -> Windows:
+    """One window of neighbouring frames for each generator, of recordings of one size; mirrored and recoloured.
+
+    Neighbours only: of frames up to four apart, the camera network, whose matches reach 16 px, cannot see how far they
+    moved, and learned to say larger motions everywhere (on rendered KITTI drives, held recordings warped by its motions
+    became 30 % less like their neighbours; with neighbours 4 % more).
 
     `chooser` takes the first recording, and with it the size. One of four times the length is drawn twice as often.
     """
@@ -210,16 +214,14 @@ def windows(footage: Sequence[Footage], rngs: Sequence[Random], chooser: Random,
     first = int(chooser.choice(len(footage), p=odds / odds.sum()))
     alike = [k for k, c in enumerate(footage) if c.images.shape[1:] == footage[first].images.shape[1:]]
     share = odds[alike] / odds[alike].sum()
-    drawn = [(k := int(rng.choice(alike, p=share)), *_window(footage[k], rng, most)) for rng in rngs]
+    drawn = [(k := int(rng.choice(alike, p=share)), *_window(footage[k], rng)) for rng in rngs]
     chosen, images, cameras, mirrors = zip(*drawn, strict=True)
     return Windows(np.stack(images), chosen, cameras, mirrors)
 
 
-def _window(clip: Footage, rng: Random, most: int) -> tuple[np.ndarray, Intrinsics | None, bool]:
-    possible = [x for gap in range(1, most + 1) if (x := (gap, starts(clip, gap)))[1].size]
-    gap, places = possible[int(rng.integers(len(possible)))]
-    start, mirror = int(rng.choice(places)), bool(rng.random() < 0.5)
-    frames = [np.asarray(clip.images[start + k * gap]) for k in range(3)]
+def _window(clip: Footage, rng: Random) -> tuple[np.ndarray, Intrinsics | None, bool]:
+    start, mirror = int(rng.choice(starts(clip, 1))), bool(rng.random() < 0.5)
+    frames = [np.asarray(clip.images[start + k]) for k in range(3)]
     frames = jittered(rng, [f[:, ::-1] for f in frames] if mirror else frames)
     return np.stack(frames), mirrored(clip.camera) if mirror and clip.camera is not None else clip.camera, mirror
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor, nn
 
-from glvid.geometry import rigid_flow
+from glvid.geometry import inverse, rigid_flow
 from glvid.losses import PAPER, LossWeights, dissimilarity, total, window_pairs
 from glvid.train.supervised import exact
 from glvid.types import Intrinsics, Outputs
@@ -17,6 +17,7 @@ OBJECTIVES = {
     "paper": PAPER,
 }
 LENS = 0.05  # weight of the log focal length that the camera network says, against the recording's
+MOTION = 1.0  # weight of the static term without auto-mask, for motion alone, over the one with it
 
 
 class Lenses(nn.Module):
@@ -67,7 +68,9 @@ def joint_stage(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective on windows (B, 3, 3, H, W) of real frames; depth is held near the shape the start gave it.
 
-    The camera network learns to say the lens that the objective found or the data set knows.
+    The camera network learns to say the lens that the objective found or the data set knows. The auto-mask, which keeps
+    what moves along with the camera from sinking to infinity, also hides all pixels of a camera at rest: nothing would
+    tell its motion to be none. So motion alone is also asked for the smallest `unlikeness` of the whole picture.
     """
     outputs, said = predicted(nets, images, lens)
     with torch.no_grad():
@@ -81,7 +84,17 @@ def joint_stage(
         off = (said.focal.log() - lens.focal.detach().log()).abs().mean()
         losses, parts = zip(*each, strict=True)
         means = {name: torch.stack([p[name] for p in parts]).mean() for name in parts[0]}
-        return torch.stack(losses).mean() + LENS * off, means | {"focal": off.detach()}
+        loss = torch.stack(losses).mean() + LENS * off
+        if weights.static_photometric:
+            apart = unlikeness(replace(outputs, depth=outputs.depth.detach(), intrinsics=fixed(lens)), images)
+            loss = loss + MOTION * weights.static_photometric * apart
+            means["unlike"] = apart.detach()
+        return loss, means | {"focal": off.detach()}
+
+
+def fixed(lens: Intrinsics) -> Intrinsics:
+    """The same camera, not to be learned."""
+    return Intrinsics(lens.focal.detach(), lens.center.detach(), lens.size)
 
 
 def alone(outputs: Outputs) -> list[Outputs]:
@@ -96,20 +109,17 @@ def alone(outputs: Outputs) -> list[Outputs]:
     ]
 
 
-@torch.no_grad()
-def unlikeness(nets: nn.ModuleDict, images: Tensor, lens: Intrinsics) -> float:
+def unlikeness(outputs: Outputs, images: Tensor) -> Tensor:
     """Mean dissimilarity of windows (B, 3, 3, H, W) and their neighbours warped by depth and camera, the better one.
 
-    What the networks would have to lower by looking away (masks, flow) does not count: only depth and motion do.
+    What networks could lower it by, other than depth and motion (masks, flow), does not count.
     """
-    outputs, _ = predicted(nets, images, lens)
     middle, ahead = images[:, 1], outputs.next_T_this
-    views = [(2, ahead[:, 1]), (0, torch.linalg.inv(ahead[:, 0].double()).to(ahead.dtype))]
     unlike = []
-    for there, motion in views:
-        flow, _ = rigid_flow(outputs.depth[:, 1], lens, motion)
+    for there, motion in ((2, ahead[:, 1]), (0, inverse(ahead[:, 0]))):
+        flow, _ = rigid_flow(outputs.depth[:, 1], outputs.intrinsics, motion)
         unlike.append(dissimilarity(middle, warp(images[:, there], flow)[0]))
-    return float(torch.minimum(*unlike).mean())
+    return torch.minimum(*unlike).mean()
 
 
 def together(lenses: list[Intrinsics]) -> Intrinsics:

@@ -7,7 +7,7 @@ from torch import nn
 from glvid.data import frames
 from glvid.data.pool import collate, drawn, fill, whole
 from glvid.predict import as_tensor
-from glvid.train.joint import together, unlikeness
+from glvid.train.joint import predicted, together, unlikeness
 from glvid.train.options import Options
 from glvid.train.sources import HELD_SEED, Footing, held_pool
 from glvid.train.supervised import SUPERVISED, abs_rel
@@ -60,7 +60,7 @@ def _unlike(mean: nn.ModuleDict, footing: Footing, device: torch.device) -> floa
     found = []
     for clip, first in frames.in_order(footing.check, every=PICTURES):
         images = as_tensor(clip.images[first : first + 3], device)[None]
-        found.append(unlikeness(mean, images, lens_of(mean, clip, images)))
+        found.append(float(unlikeness(predicted(mean, images, lens_of(mean, clip, images))[0], images)))
     return float(np.mean(found))
 
 
