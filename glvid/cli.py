@@ -194,7 +194,7 @@ def train(
     objective: Annotated[
         Literal["glvid", "paper"], typer.Option(help="Loss weights of stage joint: ours, or GLNet's as published.")
     ] = "glvid",
-    rate: Annotated[float, typer.Option(help="Learning rate; stage joint takes a tenth of it.")] = 4e-4,
+    rate: Annotated[float, typer.Option(help="Learning rate; a twentieth for depth and flow in stage joint.")] = 4e-4,
     device: Device = "auto",
     precision: Precision = "auto",
     seed: Seed = 0,

@@ -27,8 +27,8 @@ from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.train import Options, loop, sources, state, supervised
 from glvid.train import options as telling
-from glvid.train.joint import OBJECTIVES, Lenses, joint_stage, predicted, unlikeness
-from glvid.types import Intrinsics
+from glvid.train.joint import OBJECTIVES, Lenses, astray, joint_stage, predicted, unlikeness
+from glvid.types import Intrinsics, Outputs
 from glvid.warp import warp
 
 SIZE = (96, 64)
@@ -386,7 +386,7 @@ def test_a_camera_at_rest_is_told_so():
     only = replace(LossWeights(**dict.fromkeys(LossWeights.__dataclass_fields__, 0.0)), static_photometric=1.0)
     loss, parts = joint_stage(nets, still, lens, nets["depth"], only)
     loss.backward()
-    assert parts["static_photometric"] == 0 and parts["unlike"] > 0
+    assert parts["static_photometric"] == 0 and parts["astray"] > 0
 
     def pulled(kind: str) -> float:
         grads = [p.grad for p in nets[kind].parameters() if p.grad is not None]
@@ -472,6 +472,27 @@ def test_unlikeness_is_lower_for_the_truth():
         return float(unlikeness(predicted(nets, images, camera)[0], images))
 
     assert told(1.0) < 0.5 * told(0.2) and told(1.0) < 0.5 * told(-1.0)
+
+
+def test_a_motion_that_follows_flow_is_not_astray():
+    row = slanted_pair(0)
+    depth = torch.from_numpy(row["depth"].astype(np.float32))[None, :, None]
+    T = torch.from_numpy(row["b_T_a"])
+    camera = Intrinsics(torch.tensor([[80.0, 80.0]]), torch.tensor([[48.0, 32.0]]), SIZE)
+    there, back = T[None, None], torch.linalg.inv(T)[None, None]
+    flow = rigid_flow(depth[:, :1], camera, there)[0]
+    flow_back = rigid_flow(depth[:, 1:], camera, back)[0]
+
+    def gone(motion, return_motion):
+        outputs = Outputs(depth, flow, flow_back, motion, torch.zeros_like(depth), camera)
+        return float(astray(outputs, return_motion))
+
+    none = torch.eye(4)[None, None]
+    assert gone(there, back) < 0.02  # the rounding of a length at 0
+    assert min(gone(none, back), gone(there, none)) > 0.2 and gone(back, there) > gone(none, none)
+    learned = there.clone().requires_grad_(True)
+    astray(Outputs(depth, flow, flow_back, learned * 1.01, torch.zeros_like(depth), camera), back).backward()
+    assert learned.grad.isfinite().all() and learned.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("seed", range(6))

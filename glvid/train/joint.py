@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.geometry import inverse, rigid_flow
@@ -17,7 +18,7 @@ OBJECTIVES = {
     "paper": PAPER,
 }
 LENS = 0.05  # weight of the log focal length that the camera network says, against the recording's
-MOTION = 1.0  # weight of the static term without auto-mask, for motion alone, over the one with it
+FOLLOW = 0.5  # weight of `astray`; 2 wanders at first and ends no lower
 
 
 class Lenses(nn.Module):
@@ -39,18 +40,23 @@ class Lenses(nn.Module):
         return Intrinsics(focal[:, None] * ratio, center, size)
 
 
-def predicted(nets: nn.ModuleDict, images: Tensor, lens: Intrinsics) -> tuple[Outputs, Intrinsics]:
-    """All three networks on windows (B, S, 3, H, W) seen through `lens` (B, 2), and the lens that they say."""
+def predicted(
+    nets: nn.ModuleDict, images: Tensor, lens: Intrinsics
+) -> tuple[Outputs, Float[Tensor, "B steps 4 4"], Intrinsics]:
+    """All three networks on windows (B, S, 3, H, W) seen through `lens` (B, 2).
+
+    Also this_T_next, which the camera network says on its own, and the lens that it says.
+    """
     windows, steps = images.shape[0], images.shape[1] - 1
     a, b = images[:, :-1].flatten(0, 1), images[:, 1:].flatten(0, 1)
     depth = nets["depth"].depth(images.flatten(0, 1)).float().unflatten(0, (windows, steps + 1))
     flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a]))[0].float().unflatten(0, (2, windows, steps))
-    motion, _, said = nets["camera"](a, b)
+    motion, this_T_next, said = nets["camera"](a, b)
     said = Intrinsics(*(x.float().unflatten(0, (windows, steps)).mean(1) for x in (said.focal, said.center)), said.size)
-    motion = motion.float().unflatten(0, (windows, steps))
+    motion, this_T_next = (x.float().unflatten(0, (windows, steps)) for x in (motion, this_T_next))
     with exact(images):
         moving = disagreement(depth[:, :-1], flow, motion, lens)
-    return Outputs(depth, flow, back, motion, torch.cat([moving, moving[:, -1:]], 1), lens), said
+    return Outputs(depth, flow, back, motion, torch.cat([moving, moving[:, -1:]], 1), lens), this_T_next, said
 
 
 @torch.no_grad()
@@ -69,10 +75,10 @@ def joint_stage(
     """The objective on windows (B, 3, 3, H, W) of real frames; depth is held near the shape the start gave it.
 
     The camera network learns to say the lens that the objective found or the data set knows. The auto-mask, which keeps
-    what moves along with the camera from sinking to infinity, also hides all pixels of a camera at rest: nothing would
-    tell its motion to be none. So motion alone is also asked for the smallest `unlikeness` of the whole picture.
+    what moves along with the camera from sinking to infinity, also hides all pixels of a camera at rest, and a motion
+    far off is seen by hardly any pixel: so the motions also learn to follow flow (`astray`; GLNet as published: no).
     """
-    outputs, said = predicted(nets, images, lens)
+    outputs, back, said = predicted(nets, images, lens)
     with torch.no_grad():
         initial = teacher.depth(images.flatten(0, 1)).float().unflatten(0, images.shape[:2])
     with exact(images):
@@ -85,16 +91,25 @@ def joint_stage(
         losses, parts = zip(*each, strict=True)
         means = {name: torch.stack([p[name] for p in parts]).mean() for name in parts[0]}
         loss = torch.stack(losses).mean() + LENS * off
-        if weights.static_photometric:
-            apart = unlikeness(replace(outputs, depth=outputs.depth.detach(), intrinsics=fixed(lens)), images)
-            loss = loss + MOTION * weights.static_photometric * apart
-            means["unlike"] = apart.detach()
-        return loss, means | {"focal": off.detach()}
+        if weights != PAPER:
+            means["astray"] = astray(outputs, back)
+            loss = loss + FOLLOW * means["astray"]
+        return loss, {name: value.detach() for name, value in means.items()} | {"focal": off.detach()}
 
 
-def fixed(lens: Intrinsics) -> Intrinsics:
-    """The same camera, not to be learned."""
-    return Intrinsics(lens.focal.detach(), lens.center.detach(), lens.size)
+def astray(outputs: Outputs, this_T_next: Float[Tensor, "B steps 4 4"]) -> Tensor:
+    """How far motions (there, and `this_T_next` back) send pixels from where flow sees them go: log(1 + gap).
+
+    In 1 % of the width, logarithmic, so that what moves on its own pulls little. Only the motions learn from it.
+    """
+    lens = outputs.intrinsics
+    each = Intrinsics(lens.focal.detach()[:, None], lens.center.detach()[:, None], lens.size)
+    depth, apart = outputs.depth.detach(), []
+    ways = (depth[:, :-1], outputs.next_T_this, outputs.flow), (depth[:, 1:], this_T_next, outputs.flow_back)
+    for start, motion, flow in ways:
+        gap = rigid_flow(start, each, motion)[0] - flow.detach()
+        apart.append(torch.log1p((100 / lens.size[0]) * (gap.square().sum(2) + 1e-4).sqrt()).mean())
+    return torch.stack(apart).mean()
 
 
 def alone(outputs: Outputs) -> list[Outputs]:

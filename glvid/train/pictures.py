@@ -46,7 +46,7 @@ def _window(mean: nn.ModuleDict, footing: Footing, device: torch.device) -> Pict
     clip, first = next(frames.in_order(footing.check))
     images = as_tensor(clip.images[first : first + 3], device)[None]
     lens = lens_of(mean, clip, images)
-    outputs, _ = predicted(mean, images, lens)
+    outputs = predicted(mean, images, lens)[0]
     flow, _ = rigid_flow(outputs.depth[:, 1].float(), lens, outputs.next_T_this[:, 1].float())
     seen = outputs.flow[0, 1].float().cpu().numpy()
     moving = outputs.moving[0, 1, 0].float().cpu().numpy()

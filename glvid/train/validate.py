@@ -14,7 +14,7 @@ from glvid.train.supervised import SUPERVISED, abs_rel
 from glvid.types import Intrinsics
 
 METRIC = {"flow": "epe", "depth": "abs_rel", "camera": "motion", "joint": "unlike"}  # what decides which is the best
-PICTURES = 4  # windows of every recording to validate on
+PICTURES = 8  # windows of every recording to validate on
 
 
 def validated(
