@@ -677,3 +677,8 @@ def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
     learned, watched = sources.lesson_tables(footing, options(tmp_path), "shipped", lambda sentence: None)
     assert len(learned) == 2 and len(watched) == 1
     assert (tmp_path / "clips.txt").read_text().splitlines() == ["learn a", "learn b", "learn c", "check d"]
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_come_in_order_however_many_threads_draw(threads):
+    assert list(sources.ahead(lambda step: 10 * step, 3, 9, threads)) == [(k, 10 * k) for k in range(3, 9)]

@@ -157,9 +157,16 @@ def _windows(footing: Footing, rng: np.random.Generator, own: list[np.random.Gen
     return Draw("joint", windows=images, clips=torch.tensor(found.clips), cameras=found.cameras)
 
 
-def ahead(draw: Callable[[int], Draw], first: int, last: int) -> Iterator[tuple[int, Draw]]:
-    """(step, its batch) for first..last-1; the next ones are drawn in other threads while one is learned from."""
-    threads = max(1, CORES // 4)
+def ahead(draw: Callable[[int], Draw], first: int, last: int, threads: int | None = None) -> Iterator[tuple[int, Draw]]:
+    """(step, its batch) for first..last-1; the next ones are drawn in `threads` while one is learned from.
+
+    On few cores (None: on fewer than four) nothing is drawn ahead: learning uses them all, and waits for Python's lock
+    longer than drawing would take (depth at 384x224 on two cores: 0.15 s a step instead of 0.05).
+    """
+    threads = CORES // 4 if threads is None else threads
+    if not threads:
+        yield from ((step, draw(step)) for step in range(first, last))
+        return
     with ThreadPoolExecutor(threads, "glvid-draw") as workers:
         coming = deque(workers.submit(draw, step) for step in range(first, min(first + threads, last)))
         for step in range(first, last):
