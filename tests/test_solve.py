@@ -119,12 +119,40 @@ def test_two_view_finds_motion_and_its_scale():
 def test_focal_and_path_from_matches_alone(guess):
     p, truth = problem(noise=0.1)
     flat = replace(p, base=camera(guess), sigma_depth=0.5, sigma_focal=0.3)
-    solved, state, cost, agree = whole.best_start(flat, only=False)
+    solved, state, agree = whole.best_start(flat, only=False)
     focal = float(bundle.camera_of(solved, state.log_f).focal[0])
     assert focal == pytest.approx(300, rel=0.04) and agree  # the prior at a wrong guess pulls a little
     a, b = (inverse(s.cam_T_world)[:, :3, 3] for s in (state, truth))
     scale = (a * b).sum() / (a * a).sum()
     assert (scale * a - b).norm(dim=1).max() < 0.02 * b.diff(dim=0).norm(dim=1).sum()
+
+
+def path_error(state, truth):
+    """Largest distance (share of the path) of two paths after scaling."""
+    a, b = (inverse(s.cam_T_world)[:, :3, 3] for s in (state, truth))
+    scale = (a * b).sum() / (a * a).sum()
+    return float((scale * a - b).norm(dim=1).max() / b.diff(dim=0).norm(dim=1).sum())
+
+
+def test_sharper_kernels_leave_out_what_drifts_by_half_a_pixel():
+    """A third of the points slides along: too little for a kernel of 0.7 px to see, enough to bend the path."""
+    p, truth = problem(noise=0.05)
+    t, offsets = p.tracks, torch.tensor(p.tracks.offsets, dtype=torch.float32)
+    target = t.target.clone()
+    target[:, :, ::3, 0] += 0.25 * offsets[:, None]
+    p = replace(p, tracks=replace(t, target=target))
+    blunt, _ = bundle.adjust(p, truth, whole.ANNEAL, 0, 0)
+    sharp_problem, sharp, _ = whole.sharpened(p, blunt, 0)
+    assert path_error(sharp, truth) < 0.7 * path_error(blunt, truth)
+    assert abs(float(sharp.log_f)) < 0.5 * abs(float(blunt.log_f))
+    assert whole.SHARP[-1] <= sharp_problem.sigma_px <= whole.SHARP[0]
+
+
+def test_kernels_grow_no_sharper_than_matches_are():
+    p, truth = problem(noise=0.6)
+    rough, _, _ = whole.sharpened(p, truth, 0)
+    fine, _, _ = whole.sharpened(problem(noise=0.02)[0], truth, 0)
+    assert rough.sigma_px > fine.sigma_px == whole.SHARP[-1]
 
 
 def test_points_are_where_texture_is():

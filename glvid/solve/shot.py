@@ -8,19 +8,21 @@ import torch
 
 from glvid.geometry import inverse
 from glvid.predict import FlowOf
-from glvid.solve.bundle import CORRELATED, Problem, State, adjust, camera_of, jolt_cost, reduce, reproject
+from glvid.solve.bundle import CORRELATED, Problem, State, adjust, camera_of, cost_of, jolt_cost, reduce, reproject
 from glvid.solve.matches import CHUNK, tracks
 from glvid.solve.starts import portion, resting, start
 from glvid.types import Intrinsics, Shot, Solution
 
 ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
 WIDE = ((8.0, 8), *ANNEAL)  # from a resting camera
+SHARP = (0.4, 0.25, 0.15, 0.1)  # kernel widths (px) after that, as far as matches are that good
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
 SEARCH = 100  # frames of a shot the starts are compared on
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
 PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
 PARALLAX = 2.0  # px per 640 px of width: 13 real clips leave 0.7 to 1.7 where the camera only turns or rests, else 4 up
+COSTED = ANNEAL[-1][0]  # kernel width at which `Solution.cost` is taken, so that clips can be compared
 INFINITY = -12.0  # log inverse depth of points so far that translation does not move them
 UNLIKELY = 2.0  # sigmas of the prior: farther off, a focal length that the clip does not determine is not believed
 SLOW = ((1.5, 16), (4.0, 8))  # px per 640 px that half of all points move at most between neighbours; frames apart then
@@ -54,21 +56,22 @@ def solve(
         return replace(motionless(shot, predicted, given, fix, still), resting=True)
     problem = Problem(matched, predicted, sigma_focal=GIVEN_SIGMA if given else PREDICTED_SIGMA)
     if fix:
-        state, cost = settle(problem, None)
-        return solution(shot, problem, state, cost, (True, 0.0), "given")
-    problem, state, cost, agree = best_start(problem, only=given)
-    camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, 0.7, 0.0, False)
+        problem, state, _ = sharpened(problem, settle(problem, None)[0], None)
+        return solution(shot, problem, state, (True, 0.0), "given")
+    problem, state, agree = best_start(problem, only=given)
+    problem, state, cost = sharpened(problem, state, 0)
+    camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, problem.sigma_px, 0.0, False)
     noise = 2 * CORRELATED * np.sqrt(2 * cost / max(float(matched.weight.sum()), 1e-9))  # px that matches are off by
     sigma = noise / np.sqrt(max(camera.focal_information(), 1e-9))
     observable = bool(sigma < OBSERVABLE and agree)
     off = abs(float(state.log_f) - problem.focal_start) / problem.sigma_focal
     if not observable and not given and (not agree or off > UNLIKELY):
         # The cost has many minima, or one where no camera is, as in dense traffic: it says nothing.
-        problem = replace(problem, base=predicted, focal_start=0.0)
-        state, cost = settle(problem, None)
-        return solution(shot, problem, state, cost, (False, problem.sigma_focal), "predicted")
+        problem = Problem(matched, predicted, sigma_focal=problem.sigma_focal)
+        problem, state, _ = sharpened(problem, settle(problem, None)[0], None)
+        return solution(shot, problem, state, (False, problem.sigma_focal), "predicted")
     source = "given" if given else "solved" if observable else "predicted"
-    return solution(shot, problem, state, cost, (observable, min(sigma, problem.sigma_focal)), source)
+    return solution(shot, problem, state, (observable, min(sigma, problem.sigma_focal)), source)
 
 
 def baselines(shot: Shot, flow: FlowOf, full: bool) -> tuple[int, ...]:
@@ -92,7 +95,31 @@ def settle(problem: Problem, focal_from: int | None, both: bool = True) -> tuple
     return min(ends, key=lambda end: end[1] + jolt_cost(problem, end[0]))
 
 
-def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, bool]:
+def sharpened(problem: Problem, state: State, focal_from: int | None) -> tuple[Problem, State, float]:
+    """The adjustment gone on with ever narrower kernels, until one is as narrow as half of all matches are wrong.
+
+    What moves on its own by a few tenths of a px pulls as hard as anything else until the kernel is narrower than that.
+    Returns the problem with the last kernel's width as the scale of its errors, the state, its cost.
+    """
+    cost = np.inf
+    for kernel in SHARP:
+        if np.isfinite(cost) and kernel < typical_error(problem, state):
+            break
+        problem = replace(problem, sigma_px=kernel)
+        state, cost = adjust(problem, state, ((kernel, 15),), 0, focal_from)
+    return problem, state, cost
+
+
+def typical_error(problem: Problem, state: State) -> float:
+    """Median reprojection error (px) of the matches that count."""
+    found = []
+    for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):
+        *_, residual, weight = reproject(problem, state, n)
+        found.append(residual.norm(dim=-1)[weight > 0.2])
+    return float(torch.cat(found).median())
+
+
+def best_start(problem: Problem, only: bool) -> tuple[Problem, State, bool]:
     """The cheapest of several focal starts, and whether the second cheapest ends alike: nearly as cheap (25 %),
     with the same focal length (10 %).
 
@@ -121,13 +148,11 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, float, boo
             base=camera_of(trial, state.log_f),
             focal_start=trial.focal_start - float(state.log_f),
         )
-        state, cost = adjust(trial, start(trial), ANNEAL, 2, 4)
-    return trial, state, cost, agree
+        state, _ = adjust(trial, start(trial), ANNEAL, 2, 4)
+    return trial, state, agree
 
 
-def solution(
-    shot: Shot, problem: Problem, state: State, cost: float, focal: tuple[bool, float], source: str
-) -> Solution:
+def solution(shot: Shot, problem: Problem, state: State, focal: tuple[bool, float], source: str) -> Solution:
     """Put a solved state in the network depth's unit; focal = (observable, sigma of log focal)."""
     t = problem.tracks
     log_scale = -(state.log_rho + t.depth.log()).double().median(dim=1).values  # path unit per network unit, each frame
@@ -154,7 +179,7 @@ def solution(
         world_T_cam=world_T_cam,
         depth_scale=scale if parallax >= PARALLAX else torch.ones_like(scale),
         parallax=parallax,
-        cost=cost / max(float(t.weight.sum()), 1e-9),
+        cost=cost_of(replace(problem, sigma_px=COSTED), state, COSTED) / max(float(t.weight.sum()), 1e-9),
         warnings=tuple(warnings),
         offsets=tuple(k for k in t.offsets if k > 0),
     )

@@ -1,0 +1,323 @@
+"""The camera benchmark: `python tests/camera.py paths`, `crops`, `unknown`, `prior`, `movers` or `colmap`, then clips.
+
+paths    ../shared/data, --refine output, unknown camera: path, focal length, depth and seconds, by the referee
+crops    the four clips that turn, cut to an odd aspect ratio: focal length, sigma, verdict
+unknown  clips that cannot tell the focal length: a frozen one, one that only moves sideways
+prior    depth that starts from a corrupted prior, before and after: 7-Scenes and six rendered scenes
+movers   mask overlap and depth on moving objects, without and with refinement, of six rendered scenes
+colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`
+Run folders go to .runs/camera/. One JSON line per measurement on stdout.
+"""
+
+import argparse
+import importlib.util
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from quality import DATA, ROOT, SHARED, infer, referee, rendered, say
+
+from glvid import results
+from glvid.dense import full_depth
+from glvid.predict import as_tensor, dis_flow, predict_camera, working_size
+from glvid.refine import STEPS, Plan, refine
+from glvid.solve import solve
+from glvid.synthetic import EVALUATION, SKY, render, world
+from glvid.types import Shot
+from glvid.weights import DEFAULTS, load
+
+RUNS = ROOT / ".runs" / "camera"
+ODOMETRY = {  # sequence, focal length, width
+    "kitti_odom_00_a": ("00", 718.856, 1241),
+    "kitti_odom_06_a": ("06", 707.0912, 1226),
+    "kitti_odom_07_a": ("07", 707.0912, 1226),
+}
+POSED = {"7scenes_kitchen_a": 585.0, "7scenes_kitchen_b": 585.0, "tsukuba_synthetic": 615.0}
+CROPS = {  # width and height of a cut around the centre
+    "kitti_odom_07_a": (840, 370), "7scenes_kitchen_a": (420, 480), "7scenes_kitchen_b": (640, 300),
+    "tsukuba_synthetic": (500, 440),
+}  # fmt: skip
+
+
+def pictures(name: str) -> Path:
+    """The folder of a clip's pictures."""
+    if name in ODOMETRY:
+        return DATA / "driving" / name / "sequences" / ODOMETRY[name][0] / "image_0"
+    return DATA / "rgbd" / name / "rgb"
+
+
+def focal(name: str) -> float:
+    """True focal length, px."""
+    return ODOMETRY[name][1] if name in ODOMETRY else POSED[name]
+
+
+def judged(name: str, folder: Path) -> dict:
+    """What the referee says of a run: depth, path and focal length in one dict."""
+    if name in ODOMETRY:
+        number, fx, width = ODOMETRY[name]
+        truth = DATA / "driving" / name / "poses" / f"{number}.txt"
+        return referee("odometry", folder, "--poses", truth, "--fx", str(fx), "--width", str(width))
+    found = referee("rgbd", folder, "--seq", DATA / "rgbd" / name)
+    depth = {k: found["depth"][k] for k in ("abs_rel", "abs_rel_one_scale")} if "depth" in found else {}
+    return depth | found["path"] | found["camera"]
+
+
+KEPT = (
+    "ate_percent",
+    "blind_ate_percent",
+    "ate5",
+    "rpe_rot_deg",
+    "focal_error_percent",
+    "abs_rel",
+    "abs_rel_one_scale",
+)
+
+
+def paths(names: list[str]) -> None:
+    for name in (*ODOMETRY, *POSED):
+        if names and name not in names:
+            continue
+        folder = RUNS / name
+        code, seconds = infer(pictures(name), folder, "--refine", "output")
+        scores, camera = judged(name, folder), results.open_run(folder).camera
+        facts = {k: scores[k] for k in KEPT if k in scores}
+        sigma = 100 * (camera["fx_sigma"] or 0) / camera["fx"]
+        say(clip=name, code=code, seconds=seconds, **facts, sigma_percent=sigma, observable=camera["observable"])
+
+
+def crops(names: list[str]) -> None:
+    for name, (w, h) in CROPS.items():
+        if names and name not in names:
+            continue
+        source, folder = RUNS / "crops" / name, RUNS / f"crop_{name}"
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir(parents=True)
+        for path in sorted(pictures(name).iterdir()):
+            image = cv2.imread(str(path))
+            y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
+            cv2.imwrite(str(source / f"{path.stem}.png"), image[y : y + h, x : x + w])
+        code, seconds = infer(source, folder, "--refine", "output")
+        told(f"{name} {w}x{h}", folder, code, seconds, focal(name))
+
+
+def told(clip: str, folder: Path, code: int, seconds: float, fx: float) -> None:
+    """What a run says of its focal length, against the truth."""
+    camera = results.open_run(folder).camera
+    error, sigma = 100 * (camera["fx"] / fx - 1), 100 * (camera["fx_sigma"] or 0) / camera["fx"]
+    verdict = {"focal_error_percent": error, "sigma_percent": sigma, "observable": camera["observable"]}
+    say(clip=clip, code=code, seconds=seconds, **verdict)
+
+
+def unknown(names: list[str]) -> None:
+    for name, build in {"frozen": frozen, "sideways": sideways}.items():
+        if names and name not in names:
+            continue
+        source = RUNS / name
+        shutil.rmtree(source, ignore_errors=True)
+        source.mkdir(parents=True)
+        fx = build(source)
+        code, seconds = infer(source, RUNS / f"run_{name}", "--refine", "output")
+        told(name, RUNS / f"run_{name}", code, seconds, fx)
+
+
+def frozen(folder: Path) -> float:
+    """30 times the same picture."""
+    first = sorted(pictures("7scenes_kitchen_a").iterdir())[0]
+    for k in range(30):
+        shutil.copyfile(first, folder / f"{k:04d}{first.suffix}")
+    return focal("7scenes_kitchen_a")
+
+
+def sideways(folder: Path) -> float:
+    """A rendered room (evaluation scene 900001) seen by a camera that only moves to its right."""
+    here = world(900_001, "handheld", frames=40, size=(640, 360))
+    path = here.world_T_cam[:1].repeat(40, 1, 1)
+    path[:, :3, 3] += 0.02 * torch.arange(40)[:, None] * path[:, :3, 0]
+    for k, image in enumerate(render(replace(here, world_T_cam=path)).images):
+        cv2.imwrite(str(folder / f"{k:04d}.png"), (image.permute(1, 2, 0).numpy()[..., ::-1] * 255).round())
+    return float(here.intrinsics.focal[0])
+
+
+# --- depth priors ----------------------------------------------------------------------------------------------------
+
+
+def corrupted(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Depth (H, W) whose inverse is stretched and shifted by up to 20 %, bent smoothly as much, and noisy (2 %)."""
+    near = 1 / depth
+    bend = torch.from_numpy(rng.uniform(-0.2, 0.2, (1, 1, 3, 4)))
+    bend = F.interpolate(bend, depth.shape, mode="bicubic", align_corners=True)[0, 0].numpy()
+    near = near * rng.uniform(0.8, 1.2) + np.median(near) * rng.uniform(-0.2, 0.2)
+    near = near * (1 + bend) * (1 + 0.02 * rng.standard_normal(depth.shape))
+    return (1 / np.maximum(near, 0.02 * np.median(near))).astype(np.float32)
+
+
+def filled(depth: np.ndarray) -> np.ndarray:
+    """Unknown depth (0) takes that of the nearest known pixel."""
+    known = (depth > 0).astype(np.uint8)
+    labels = cv2.distanceTransformWithLabels(1 - known, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    value = np.zeros(labels.max() + 1, np.float32)
+    value[labels[known > 0]] = depth[known > 0]
+    return value[labels]
+
+
+def known_clips(names: list[str]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, images (N, H, W, 3) and true depth (N, H, W), 0 = unknown, of clips with dense truth."""
+    for name in ("7scenes_kitchen_a", "7scenes_kitchen_b"):
+        if not names or name in names:
+            folder = DATA / "rgbd" / name
+            rows = [
+                [r.split()[1] for r in (folder / f).read_text().splitlines() if r[0] != "#"]
+                for f in ("rgb.txt", "depth.txt")
+            ]
+            images = [cv2.imread(str(folder / a))[..., ::-1] for a in rows[0]]
+            yield name, np.stack(images), np.stack([cv2.imread(str(folder / b), -1) / 1000.0 for b in rows[1]])
+    for kind, seed in EVALUATION:
+        if not names or str(seed) in names:
+            folder, truth = rendered(kind, seed)
+            images = [cv2.imread(str(p))[..., ::-1] for p in sorted(folder.iterdir())]
+            depth = truth["depth"][:, 0].numpy()
+            yield folder.name, np.stack(images), np.where(depth < SKY / 2, depth, 0)
+
+
+def off(depth: np.ndarray, truth: np.ndarray) -> float:
+    """Abs Rel after median scaling, of known depths to 80 m."""
+    ok = (truth > 0.1) & (truth < 80)
+    p, g = depth[ok], truth[ok]
+    return float(np.mean(np.abs(p * np.median(g) / np.median(p) - g) / g))
+
+
+def prior(names: list[str]) -> None:
+    camera_net = load(DEFAULTS["camera"], "camera")[0].eval()
+    depth_net = load(DEFAULTS["depth"], "depth")[0].eval()  # only `params` would use it
+    for name, images, truth in known_clips(names):
+        shape = images.shape[2], images.shape[1]
+        size, rng = working_size(shape), np.random.default_rng(1)
+        small = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in images])
+        true = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_NEAREST) for x in truth])
+        start = np.stack([corrupted(filled(np.where(t > 80, 80, t)), rng) for t in true.astype(np.float32)])
+        shot = Shot(np.arange(len(small)) / 15, small, start)
+        at, since = np.arange(0, len(small) - 1, 5), time.perf_counter()
+        lens = predict_camera(camera_net, small[at], small[at + 1], shape)
+        solved = solve(shot, dis_flow, lens)
+        shot, dense, solved, done = refine(
+            shot, solved, dis_flow, depth_net, Plan("output", STEPS["output"]), lambda n: None
+        )
+        after = [
+            full_depth(shot, solved, dense, n, as_tensor(shot.images[n : n + 1]))[0, 0].numpy()
+            for n in range(len(shot))
+        ]
+        before = np.mean([off(d, t) for d, t in zip(start, true, strict=True)])
+        error = np.mean([off(d, t) for d, t in zip(after, true, strict=True)])
+        seconds = time.perf_counter() - since
+        say(
+            clip=name,
+            before=float(before),
+            after=float(error),
+            ratio=float(error / before),
+            seconds=seconds,
+            said=done.warnings,
+        )
+
+
+# --- moving objects --------------------------------------------------------------------------------------------------
+
+
+def movers(names: list[str]) -> None:
+    for kind, seed in EVALUATION:
+        if names and str(seed) not in names:
+            continue
+        source, truth = rendered(kind, seed)
+        for mode in ("none", "output"):
+            folder = RUNS / f"{source.name}_{mode}"
+            code, seconds = infer(source, folder, "--refine", mode)
+            say(
+                scene=source.name, refine=mode, code=code, seconds=seconds, **on_movers(results.open_run(folder), truth)
+            )
+
+
+def on_movers(run: results.RunFolder, truth: dict) -> dict[str, float]:
+    """Overlap of the masks with the truth, its share of the picture, and Abs Rel on true movers (scaled by the median
+    of the whole picture)."""
+    both = either = there = 0
+    errors = []
+    for row, depth, moving in zip(run.rows, truth["depth"], truth["moving"], strict=True):
+        p, g, m, said = run.depth(row), depth[0].numpy(), moving[0].numpy() > 0.5, run.mask(row) > 0.5
+        both, either, there = both + (m & said).sum(), either + (m | said).sum(), there + m.mean() / len(run.rows)
+        ok = np.isfinite(p) & (g < min(80, SKY / 2))
+        if (ok & m).sum() > 50:
+            scale = np.median(g[ok]) / np.median(p[ok])
+            errors.append(np.mean(np.abs(p * scale - g)[ok & m] / g[ok & m]))
+    overlap = float(both / either) if either else 1.0
+    return {"mask_iou": overlap, "share": float(there), "abs_rel_movers": float(np.mean(errors)) if errors else 0.0}
+
+
+# --- COLMAP ----------------------------------------------------------------------------------------------------------
+
+
+def referee_module() -> ModuleType:
+    """The referee's functions."""
+    spec = importlib.util.spec_from_file_location("referee", SHARED / "check/referee.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def colmap(names: list[str]) -> None:
+    import pycolmap
+
+    pycolmap.logging.minloglevel = 2
+    for name in (*ODOMETRY, *POSED):
+        if names and name not in names:
+            continue
+        files, since = sorted(pictures(name).iterdir()), time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            database = Path(folder) / "database.db"
+            reading = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
+            pycolmap.extract_features(
+                database, pictures(name), camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reading
+            )
+            pycolmap.match_sequential(database)
+            models = pycolmap.incremental_mapping(database, pictures(name), folder)
+        seconds = time.perf_counter() - since
+        if not models:
+            say(clip=name, by="pycolmap", seconds=seconds, frames=0)
+            continue
+        best = max(models.values(), key=lambda m: m.num_reg_images())
+        placed = {im.name: im.cam_from_world().inverse().matrix() for im in best.images.values() if im.has_pose}
+        fx = float(next(iter(best.cameras.values())).focal_length)
+        facts = {"frames": len(placed), "of": len(files), "focal_error_percent": 100 * abs(fx / focal(name) - 1)}
+        at = [k for k, f in enumerate(files) if f.name in placed]
+        est = np.stack([np.vstack([placed[files[k].name], [0, 0, 0, 1]]) for k in at])
+        scores = referee_module().path_scores(est, true_path(name)[at], blind=False)
+        say(
+            clip=name, by="pycolmap", seconds=seconds, **facts, **{k: scores[k] for k in ("ate_percent", "rpe_rot_deg")}
+        )
+
+
+def true_path(name: str) -> np.ndarray:
+    """Camera-to-world (N, 4, 4) of every picture of a clip."""
+    if name in ODOMETRY:
+        rows = np.loadtxt(DATA / "driving" / name / "poses" / f"{ODOMETRY[name][0]}.txt").reshape(-1, 3, 4)
+        return np.concatenate([rows, np.tile([[[0, 0, 0, 1.0]]], (len(rows), 1, 1))], 1)
+    rows = [r.split() for r in (DATA / "rgbd" / name / "groundtruth.txt").read_text().splitlines() if r[0] != "#"]
+    values = np.array(rows, float)
+    times = np.array([float(p.stem) for p in sorted(pictures(name).iterdir())])
+    nearest = np.abs(values[:, 0][None] - times[:, None]).argmin(1)
+    return np.stack([referee_module().pose(v[1:4], v[4:8]) for v in values[nearest]])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = {"paths": paths, "crops": crops, "unknown": unknown, "prior": prior, "movers": movers, "colmap": colmap}
+    parser.add_argument("what", choices=what)
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
+    what[given.what](given.names)
