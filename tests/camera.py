@@ -54,6 +54,11 @@ def pictures(name: str) -> Path:
     return DATA / "rgbd" / name / "rgb"
 
 
+def in_order(name: str) -> list[Path]:
+    """Its files in the order they were taken: 9.9.jpg comes before 10.0.jpg."""
+    return sorted(pictures(name).iterdir(), key=lambda path: float(path.stem))
+
+
 def focal(name: str) -> float:
     """True focal length, px."""
     return ODOMETRY[name][1] if name in ODOMETRY else POSED[name]
@@ -100,7 +105,7 @@ def crops(names: list[str]) -> None:
         source, folder = RUNS / "crops" / name, RUNS / f"crop_{name}"
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
-        for path in sorted(pictures(name).iterdir()):
+        for path in in_order(name):
             image = cv2.imread(str(path))
             y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
             cv2.imwrite(str(source / f"{path.stem}.png"), image[y : y + h, x : x + w])
@@ -130,7 +135,7 @@ def unknown(names: list[str]) -> None:
 
 def frozen(folder: Path) -> float:
     """30 times the same picture."""
-    first = sorted(pictures("7scenes_kitchen_a").iterdir())[0]
+    first = in_order("7scenes_kitchen_a")[0]
     for k in range(30):
         shutil.copyfile(first, folder / f"{k:04d}{first.suffix}")
     return focal("7scenes_kitchen_a")
@@ -277,15 +282,17 @@ def colmap(names: list[str]) -> None:
     for name in (*ODOMETRY, *POSED):
         if names and name not in names:
             continue
-        files, since = sorted(pictures(name).iterdir()), time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder) / "images"  # named so that the order of names is that of time
+            images.mkdir()
+            for k, path in enumerate(in_order(name)):
+                shutil.copyfile(path, images / f"{k:05d}{path.suffix}")
+            since = time.perf_counter()
             database = Path(folder) / "database.db"
             reading = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
-            pycolmap.extract_features(
-                database, pictures(name), camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reading
-            )
+            pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reading)
             pycolmap.match_sequential(database)
-            models = pycolmap.incremental_mapping(database, pictures(name), folder)
+            models = pycolmap.incremental_mapping(database, images, folder)
         seconds = time.perf_counter() - since
         if not models:
             say(clip=name, by="pycolmap", seconds=seconds, frames=0)
@@ -293,10 +300,11 @@ def colmap(names: list[str]) -> None:
         best = max(models.values(), key=lambda m: m.num_reg_images())
         placed = {im.name: im.cam_from_world().inverse().matrix() for im in best.images.values() if im.has_pose}
         fx = float(next(iter(best.cameras.values())).focal_length)
-        facts = {"frames": len(placed), "of": len(files), "focal_error_percent": 100 * abs(fx / focal(name) - 1)}
-        at = [k for k, f in enumerate(files) if f.name in placed]
-        est = np.stack([np.vstack([placed[files[k].name], [0, 0, 0, 1]]) for k in at])
-        scores = referee_module().path_scores(est, true_path(name)[at], blind=False)
+        truth = true_path(name)
+        facts = {"frames": len(placed), "of": len(truth), "focal_error_percent": 100 * abs(fx / focal(name) - 1)}
+        at = sorted(int(Path(n).stem) for n in placed)
+        est = np.stack([np.vstack([placed[n], [0, 0, 0, 1]]) for n in sorted(placed)])
+        scores = referee_module().path_scores(est, truth[at], blind=False)
         say(
             clip=name, by="pycolmap", seconds=seconds, **facts, **{k: scores[k] for k in ("ate_percent", "rpe_rot_deg")}
         )
@@ -309,7 +317,7 @@ def true_path(name: str) -> np.ndarray:
         return np.concatenate([rows, np.tile([[[0, 0, 0, 1.0]]], (len(rows), 1, 1))], 1)
     rows = [r.split() for r in (DATA / "rgbd" / name / "groundtruth.txt").read_text().splitlines() if r[0] != "#"]
     values = np.array(rows, float)
-    times = np.array([float(p.stem) for p in sorted(pictures(name).iterdir())])
+    times = np.array([float(p.stem) for p in in_order(name)])
     nearest = np.abs(values[:, 0][None] - times[:, None]).argmin(1)
     return np.stack([referee_module().pose(v[1:4], v[4:8]) for v in values[nearest]])
 
