@@ -134,8 +134,8 @@ def path_error(state, truth):
     return float((scale * a - b).norm(dim=1).max() / b.diff(dim=0).norm(dim=1).sum())
 
 
-def test_sharper_kernels_leave_out_what_drifts_by_half_a_pixel():
-    """A third of the points slides along: too little for a kernel of 0.7 px to see, enough to bend the path."""
+def test_sharper_kernels_leave_out_what_drifts_slowly():
+    """A third of the points slides along by 0.25 px a frame: too little for a kernel of 0.7 px to see, enough to bend the path."""
     p, truth = problem(noise=0.05)
     t, offsets = p.tracks, torch.tensor(p.tracks.offsets, dtype=torch.float32)
     target = t.target.clone()
