@@ -135,7 +135,7 @@ def path_error(state, truth):
 
 
 def test_sharper_kernels_leave_out_what_drifts_slowly():
-    """A third of the points slides along by 0.25 px a frame: too little for a kernel of 0.7 px to see, enough to bend the path."""
+    """A third of the points slides by 0.25 px a frame: a kernel of 0.7 px does not see it, and the path bends."""
     p, truth = problem(noise=0.05)
     t, offsets = p.tracks, torch.tensor(p.tracks.offsets, dtype=torch.float32)
     target = t.target.clone()
