@@ -1,7 +1,9 @@
 """Speed, measured: `python tests/speed.py train [DATA...]` or `worlds`. One JSON line per measurement on stdout.
 
 train   samples a second of the training loop, stage by stage, and of the bare networks (forward, backward, step) on
-        tensors that are there already: what drawing, decoding and logging cost
+        tensors that are there already: what drawing, decoding and logging cost. The pool is full, so rendering rests, as
+        it does after the first minutes of a run; then the same of stage depth while its pool is being filled, and how
+        many pairs a minute are rendered beside it
 worlds  rendered pairs a minute, all cores
 """
 
@@ -58,8 +60,29 @@ def bare(options: Options, stage: str, draws: list[sources.Draw], footing: sourc
     return float(np.mean(seconds[2:]))
 
 
+def beside(plan: Options, bare_seconds: float) -> None:
+    """Stage depth from an empty pool: the loop's rate while a second process renders, and the rate of that."""
+    options = replace(plan, out=plan.out / "beside", rows=1500, data=())
+    pool, made = sources.training_pool(options), []
+
+    def watch(stage: str, number: int, total: int, facts: dict[str, float]) -> None:
+        if "loss" in facts:
+            made.append((time.perf_counter(), loop.pairs_ready(pool)))
+
+    train(options, loop.Watcher(step=watch))
+    (began, before), (ended, after) = made[2], made[-1]
+    loop_seconds = float(np.mean([s for _, s in rates(options.out, "depth", 3)]))
+    say(
+        stage="depth, pool filling",
+        loop_samples_per_second=options.batch / loop_seconds,
+        bare_samples_per_second=options.batch / bare_seconds,
+        share=bare_seconds / loop_seconds,
+        rendered_pairs_per_minute=60 * (after - before) / (ended - began),
+    )
+
+
 def training(data: list[Path], steps: int) -> None:
-    """The loop against the bare networks, for every stage; the pool is full: rendering rests as it mostly does."""
+    """The loop against the bare networks, for every stage with a full pool; then depth beside rendering."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         plan = Options("depth", out, tuple(data), steps=steps, rows=100, held=8)
@@ -81,6 +104,8 @@ def training(data: list[Path], steps: int) -> None:
                 bare_samples_per_second=options.batch / bare_seconds,
                 share=bare_seconds / loop_seconds,
             )
+            if stage == "depth":
+                beside(plan, bare_seconds)
 
 
 def worlds(seconds: float, photos: Path | None) -> None:
