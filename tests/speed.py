@@ -1,9 +1,9 @@
 """Speed, measured: `python tests/speed.py train [DATA...]` or `worlds`. One JSON line per measurement on stdout.
 
 train   samples a second of the training loop, stage by stage, and of the bare networks (forward, backward, step) on
-        tensors that are there already: what drawing, decoding and logging cost. The pool is full, so rendering rests, as
-        it does after the first minutes of a run; then the same of stage depth while its pool is being filled, and how
-        many pairs a minute are rendered beside it
+        tensors that are there already: what drawing, decoding and logging cost. The pool is full, so rendering rests,
+        as it does after the first minutes of a run; then the same of stage depth while its pool is being filled, and
+        how many pairs a minute are rendered beside it
 worlds  rendered pairs a minute, all cores
 """
 
