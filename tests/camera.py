@@ -1,16 +1,19 @@
-"""The camera benchmark: `python tests/camera.py paths`, `crops`, `unknown`, `prior`, `movers` or `colmap`, then clips.
+"""The camera benchmark: `python tests/camera.py paths` (or what else is below), then names of clips to pick some.
 
 paths    ../shared/data, --refine output, unknown camera: path, focal length, depth and seconds, by the referee
 crops    the four clips that turn, cut to an odd aspect ratio: focal length, sigma, verdict
 unknown  clips that cannot tell the focal length: a frozen one, one that only moves sideways
 prior    depth that starts from a corrupted prior, before and after: 7-Scenes and six rendered scenes
-movers   mask overlap and depth on moving objects, without and with refinement, of six rendered scenes
+movers   mask overlap and depth on moving objects, without and with refinement, of six rendered scenes: the first ones
+         from seed 920,001 on, all kinds in turn, where at least 2 % of all pixels move (names: seeds to try instead)
+jumps    every clip of wild and driving, --refine none: steps of the path far longer than those around them
 colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`
 Run folders go to .runs/camera/. One JSON line per measurement on stdout.
 """
 
 import argparse
 import importlib.util
+import itertools
 import shutil
 import tempfile
 import time
@@ -30,7 +33,7 @@ from glvid.dense import full_depth
 from glvid.predict import as_tensor, dis_flow, predict_camera, working_size
 from glvid.refine import STEPS, Plan, refine
 from glvid.solve import solve
-from glvid.synthetic import EVALUATION, SKY, render, world
+from glvid.synthetic import EVALUATION, KINDS, SKY, render, scene, world
 from glvid.types import Shot
 from glvid.weights import DEFAULTS, load
 
@@ -235,10 +238,23 @@ def prior(names: list[str]) -> None:
 # --- moving objects --------------------------------------------------------------------------------------------------
 
 
+FIRST, LEAST = 920_001, 0.02  # seed to begin with; share of all pixels that must move
+
+
+def moving_worlds(names: list[str]) -> list[tuple[str, int]]:
+    """(kind, seed) of six worlds with movers; looked for at small size. names: seeds to look at instead."""
+    found = []
+    for seed in map(int, names) if names else itertools.count(FIRST):
+        kind = KINDS[seed % len(KINDS)]
+        if names or float(scene(seed, kind, frames=40, size=(160, 96)).moving.mean()) >= LEAST:
+            found.append((kind, seed))
+        if len(found) == 6:
+            break
+    return found
+
+
 def movers(names: list[str]) -> None:
-    for kind, seed in EVALUATION:
-        if names and str(seed) not in names:
-            continue
+    for kind, seed in moving_worlds(names):
         source, truth = rendered(kind, seed)
         for mode in ("none", "output"):
             folder = RUNS / f"{source.name}_{mode}"
@@ -262,6 +278,47 @@ def on_movers(run: results.RunFolder, truth: dict) -> dict[str, float]:
             errors.append(np.mean(np.abs(p * scale - g)[ok & m] / g[ok & m]))
     overlap = float(both / either) if either else 1.0
     return {"mask_iou": overlap, "share": float(there), "abs_rel_movers": float(np.mean(errors)) if errors else 0.0}
+
+
+# --- paths that jump -------------------------------------------------------------------------------------------------
+
+AROUND = 4  # steps before and after that say how fast the camera goes
+JUMP = 5.0  # times as long as the median of these, and
+SEEN = 0.05  # as long as this share of the median depth: a resting camera trembles by more than twice nothing
+TWIST = 5.0  # degrees by which a step turns more than the steps around it
+
+
+def outliers(world_T_cam: np.ndarray, depth: float) -> list[int]:
+    """Numbers of the steps of a path (N, 4, 4) that are far longer, or turn far more, than those around them."""
+    step = np.linalg.inv(world_T_cam[:-1]) @ world_T_cam[1:]
+    speed = np.linalg.norm(step[:, :3, 3], axis=1)
+    turn = np.degrees(np.arccos(np.clip((np.trace(step[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    found = []
+    for k in range(len(step)):
+        near = [n for n in range(max(0, k - AROUND), min(len(step), k + AROUND + 1)) if n != k]
+        usual, usual_turn = (np.median(x[near]) if near else 0.0 for x in (speed, turn))
+        if speed[k] > max(JUMP * usual, SEEN * depth) or turn[k] > usual_turn + TWIST:
+            found.append(k)
+    return found
+
+
+def jumps(names: list[str]) -> None:
+    videos = [*sorted((DATA / "wild").glob("*.mp4")), *sorted((DATA / "driving").rglob("*.mp4"))]
+    for source in [*videos, *(pictures(name) for name in ODOMETRY)]:
+        name = source.stem if source.is_file() else source.parents[2].name
+        if names and name not in names:
+            continue
+        folder = RUNS / f"none_{name}"
+        code, seconds = infer(source, folder, "--refine", "none")
+        run = results.open_run(folder)
+        depth = float(np.median([np.nanmedian(run.depth(row)) for row in run.rows[:: max(1, len(run.rows) // 8)]]))
+        shots = [row.shot for row in run.rows]
+        path = run.trajectory().world_T_cam
+        found = []
+        for shot in dict.fromkeys(shots):
+            first = shots.index(shot)
+            found += [first + k for k in outliers(path[first : first + shots.count(shot)], depth)]
+        say(clip=name, code=code, seconds=seconds, frames=len(path), jumps=found)
 
 
 # --- COLMAP ----------------------------------------------------------------------------------------------------------
@@ -324,7 +381,8 @@ def true_path(name: str) -> np.ndarray:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {"paths": paths, "crops": crops, "unknown": unknown, "prior": prior, "movers": movers, "colmap": colmap}
+    what = {"paths": paths, "crops": crops, "unknown": unknown, "prior": prior, "movers": movers}
+    what |= {"jumps": jumps, "colmap": colmap}
     parser.add_argument("what", choices=what)
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()

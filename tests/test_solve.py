@@ -52,20 +52,47 @@ def test_the_truth_costs_nothing():
 
 
 def test_gradient_is_the_derivative_of_the_cost():
-    """Hand-written Jacobians against autograd, for poses, focal length and point depths."""
+    """Hand-written Jacobians against autograd, for poses, focal length, readout and point depths."""
     p, state = problem(noise=0.5)
     n = torch.arange(len(p.tracks.xy))
     twist = torch.zeros(len(n), 6, dtype=torch.float64, requires_grad=True)
     log_f = torch.zeros((), dtype=torch.float64, requires_grad=True)
     log_rho = torch.zeros(state.log_rho.shape, requires_grad=True)
-    at = bundle.State(se3_exp(twist) @ state.cam_T_world, state.log_rho + log_rho, state.log_f + log_f)
+    p, late = bundle.lagging(p, state), torch.zeros((), dtype=torch.float64, requires_grad=True)
+    state = replace(state, readout=torch.tensor(0.3, dtype=torch.float64))
+    at = bundle.State(se3_exp(twist) @ state.cam_T_world, state.log_rho + log_rho, log_f, state.readout + late)
     *_, residual, weight = bundle.reproject(p, at, n)
     (bundle.robust(residual, 2.0)[0] * weight).sum().backward()
     system, _ = bundle.reduce(p, state, 2.0, 0.0, freeze_points=True)
     g_rho = bundle.normal_equations(p, state, n, 2.0)[-1]
     assert torch.allclose(system.gradient.flatten()[: 6 * len(n)].reshape(-1, 6), twist.grad, rtol=1e-4, atol=0.05)
-    assert system.gradient_f == pytest.approx(float(log_f.grad), rel=1e-3)
+    assert float(system.gradient_lens[0]) == pytest.approx(float(log_f.grad), rel=1e-3)
+    prior = p.readout_weight * 0.3
+    assert float(system.gradient_lens[1]) - prior == pytest.approx(float(late.grad), rel=1e-3)
     assert torch.allclose(g_rho, log_rho.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("readout", [0.0, 0.6])
+def test_the_readout_of_a_rolling_shutter_is_found(readout):
+    """Matches of a camera whose rows are taken one after another: points are where the pose of their row puts them."""
+    p, truth = problem(frames=16)
+    p = replace(p, sigma_px=0.1)  # exact matches: the prior hardly counts
+    seen, moving = p, replace(truth, readout=torch.tensor(readout, dtype=torch.float64))
+    for _ in range(5):  # the row in which a point is seen depends on where it has moved to
+        seen = bundle.lagging(seen, moving).tracks
+        xy, target = p.tracks.xy + readout * seen.lag, p.tracks.target + readout * seen.target_lag
+        seen = replace(p, tracks=replace(seen, xy=xy, target=target))
+    rolling = replace(p.tracks, xy=xy, target=target)
+    guess = replace(truth, log_rho=truth.log_rho + 0.05 * torch.randn(truth.log_rho.shape))
+    shaken = replace(p, tracks=rolling)
+    for _ in range(5):  # how far points are shifted follows from how fast they move
+        shaken = bundle.lagging(shaken, guess)
+        guess, cost = bundle.adjust(shaken, guess, ((0.5, 20),))
+    assert float(guess.readout) == pytest.approx(readout, abs=0.02)
+    assert float(guess.log_f) == pytest.approx(0, abs=0.005)
+    still, _ = bundle.adjust(replace(p, tracks=rolling), truth, ((0.5, 20),))
+    worse = bundle.cost_of(replace(p, tracks=rolling), still, 0.5)
+    assert cost < 0.1 * worse if readout else cost < 1.0
 
 
 def test_a_smooth_path_costs_less_than_a_jerking_one():

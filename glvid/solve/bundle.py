@@ -1,4 +1,5 @@
-"""Bundle adjustment of anchored points: poses, inverse depths and one log focal length, by Levenberg-Marquardt.
+"""Bundle adjustment of anchored points: poses, inverse depths, one log focal length and the time in which the sensor is
+read out, by Levenberg-Marquardt.
 
 Points are eliminated by the Schur complement (Triggs et al. 2000, section 6). A frame only meets frames at most
 `max(offsets)` away, so the reduced camera system is block-tridiagonal: time and memory grow linearly with the shot.
@@ -18,7 +19,12 @@ from glvid.types import Intrinsics
 
 LOG_F = (-1.6, 1.4)  # focal of 0.2 to 4 long sides: 136 to 14 degrees
 SPEED_SIGMA = 0.2  # of the mean speed, by which velocity usually changes from frame to frame
+READOUT = 1.0  # largest share of the time between frames that rows can be read in
+READOUT_SIGMA = 0.5  # of this share: phones need a third to all of it, and a global shutter is 0
 CORRELATED = 8.0  # flow errors of neighbouring points agree: the curvature's sigma is too small by about this factor
+
+
+NO_READOUT = torch.zeros((), dtype=torch.float64)  # a global shutter
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class State:
     cam_T_world: Float64[Tensor, "N 4 4"]
     log_rho: Float[Tensor, "N M"]  # log inverse depth of the anchored points
     log_f: Float64[Tensor, ""]  # focal = base focal * exp(log_f)
+    readout: Float64[Tensor, ""] = NO_READOUT  # first to last row, in times between frames; poses are the middle row's
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,22 @@ class Problem:
         """Weight of the prior on log f beside reprojection errors in px^2."""
         return (CORRELATED * self.sigma_px / self.sigma_focal) ** 2
 
+    @property
+    def readout_weight(self) -> float:
+        """Weight of the prior on the readout beside reprojection errors in px^2."""
+        return (CORRELATED * self.sigma_px / READOUT_SIGMA) ** 2
+
 
 def camera_of(problem: Problem, log_f: Tensor) -> Intrinsics:
     """The pinhole camera at a log focal length."""
     return replace(problem.base, focal=problem.base.focal * log_f.exp().to(problem.base.focal.dtype))
+
+
+def unrolled(tracks: Tracks, n: Tensor, readout: Tensor) -> tuple[Float[Tensor, "B M 2"], Float[Tensor, "B K M 2"]]:
+    """Points of anchor frames n and their targets, where they would be had all rows been taken at the same time."""
+    if tracks.lag is None:
+        return tracks.xy[n], tracks.target[n]
+    return tracks.xy[n] - readout * tracks.lag[n], tracks.target[n] - readout * tracks.target_lag[n]
 
 
 def reproject(problem: Problem, state: State, n: Tensor):
@@ -60,15 +79,41 @@ def reproject(problem: Problem, state: State, n: Tensor):
     G = state.cam_T_world
     b_T_a = (G[b] @ inverse(G[n])[:, None]).float()
     K = camera_of(problem, state.log_f)
-    r = (t.xy[n] - K.center) / K.focal
+    xy, target = unrolled(t, n, state.readout.float())
+    r = (xy - K.center) / K.focal
     r = torch.cat([r, torch.ones_like(r[..., :1])], -1)[:, None]
     R = b_T_a[..., :3, :3]
     rho = state.log_rho[n].exp()[:, None, :, None]
     q = r @ R.transpose(-1, -2) + rho * b_T_a[..., None, :3, 3]
     z = q[..., 2:].clamp_min(0.05)
-    residual = q[..., :2] / z * K.focal + K.center - t.target[n]
+    residual = q[..., :2] / z * K.focal + K.center - target
     weight = t.weight[n] * (q[..., 2] > 0.05)
     return r, R, rho, q, z, K, residual, weight
+
+
+def lagging(problem: Problem, state: State) -> Problem:
+    """The problem with how far every point moves, at the speed of `state`, while the rows from the middle to its own
+    are read: what a rolling shutter shifts it by, per unit of readout (Meingast et al. 2005; first order)."""
+    t, K, G = problem.tracks, camera_of(problem, state.log_f), state.cam_T_world
+    last = len(t.xy) - 1
+    lags = []
+    for n in torch.arange(len(t.xy)).split(CHUNK):
+        frames = (n[:, None] + torch.tensor((0, *t.offsets))).clamp(0, last)
+        r = (unrolled(t, n, state.readout.float())[0] - K.center) / K.focal
+        r = torch.cat([r, torch.ones_like(r[..., :1])], -1)[:, None]
+        rho = state.log_rho[n].exp()[:, None, :, None]
+        seen = []
+        for b in ((frames - 1).clamp_min(0), (frames + 1).clamp_max(last)):
+            T = (G[b] @ inverse(G[n])[:, None]).float()
+            q = r @ T[..., :3, :3].transpose(-1, -2) + rho * T[..., None, :3, 3]
+            seen.append(q[..., :2] / q[..., 2:].clamp_min(0.05) * K.focal)
+        apart = (frames + 1).clamp_max(last) - (frames - 1).clamp_min(0)
+        speed = (seen[1] - seen[0]) / apart[..., None, None].clamp_min(1)
+        most = 0.25 * max(problem.base.size)  # px a frame: beyond this the point has left the picture
+        row = torch.cat([t.xy[n][:, None], t.target[n]], 1)[..., 1:] / problem.base.size[1] - 0.5
+        lags.append(row * speed.clamp(-most, most))
+    lag = torch.cat(lags)
+    return replace(problem, tracks=replace(t, lag=lag[:, 0], target_lag=lag[:, 1:]))
 
 
 def robust(residual: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -107,13 +152,14 @@ def cost_of(problem: Problem, state: State, kernel: float) -> float:
         s = problem.sigma_depth
         prior = 0.5 * problem.sigma_px**2 * torch.log1p((e / s) ** 2) if np.isfinite(s) else 0 * e
         total += float((cost * weight).sum().double() + prior.sum().double())
-    return total + 0.5 * problem.focal_weight * float(state.log_f - problem.focal_start) ** 2
+    readout = problem.readout_weight * float(state.readout) ** 2
+    return total + 0.5 * (problem.focal_weight * float(state.log_f - problem.focal_start) ** 2 + readout)
 
 
 def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
     """Gauss-Newton blocks of anchor frames n.
 
-    Local unknowns of anchor a: pose a, poses at the K offsets, log f: D = 6 (K + 1) + 1. Returns H (B, D, D),
+    Local unknowns of anchor a: pose a, poses at the K offsets, log f, readout: D = 6 (K + 1) + 2. Returns H (B, D, D),
     g (B, D), E (B, M, D), C (B, M), g_rho (B, M): pose-pose, gradient, point-pose, point-point, point gradient.
     """
     r, R, rho, q, z, K, residual, weight = reproject(problem, state, n)
@@ -127,28 +173,32 @@ def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
     t = (q - r @ R.transpose(-1, -2))[..., None, :]  # rho times the translation
     J_rho = (du * t).sum(-1)  # by log rho
     J_f = f * p - (du_r[..., :2] * r[..., None, :2]).sum(-1)  # the ray shrinks, the picture grows
-    # columns: pose a (its inverse moves r), pose b, log f, residual; row v of du times hat(q) is v x q
+    late = problem.tracks.lag is not None  # the anchor's ray and where it was seen move with the readout
+    J_t = torch.zeros_like(J_f)
+    if late:
+        J_t = problem.tracks.target_lag[n] - (du_r[..., :2] * (problem.tracks.lag[n] / f)[:, None, :, None]).sum(-1)
+    # columns: pose a (its inverse moves r), pose b, log f, readout, residual; row v of du times hat(q) is v x q
     r, q, rho = r[..., None, :].expand_as(du), q[..., None, :].expand_as(du), rho[..., None]
     J_a = (-du_r * rho, torch.linalg.cross(du_r, r))
-    A = torch.cat([*J_a, du * rho, torch.linalg.cross(q, du), J_f[..., None], residual[..., None]], -1)
+    A = torch.cat([*J_a, du * rho, torch.linalg.cross(q, du), J_f[..., None], J_t[..., None], residual[..., None]], -1)
     WA = A * weight[..., None, None]
-    gram = WA.flatten(2, 3).transpose(-1, -2) @ A.flatten(2, 3)  # (B, k, 14, 14)
-    with_point = (WA * J_rho[..., None]).sum(-2)  # (B, k, M, 14)
-    D = 6 * (k + 1) + 1
+    gram = WA.flatten(2, 3).transpose(-1, -2) @ A.flatten(2, 3)  # (B, k, 15, 15)
+    with_point = (WA * J_rho[..., None]).sum(-2)  # (B, k, M, 15)
+    D = 6 * (k + 1) + 2
     H, E, g = torch.zeros(B, D, D), torch.zeros(B, M, D), torch.zeros(B, D)
     for s in range(k):
-        c = torch.cat([torch.arange(6), torch.arange(6 + 6 * s, 12 + 6 * s), torch.tensor([D - 1])])
-        H[:, c[:, None], c] += gram[:, s, :13, :13]
-        E[..., c] += with_point[:, s, :, :13]
-        g[:, c] += gram[:, s, :13, 13]
+        c = torch.cat([torch.arange(6), torch.arange(6 + 6 * s, 12 + 6 * s), torch.tensor([D - 2, D - 1])])
+        H[:, c[:, None], c] += gram[:, s, :14, :14]
+        E[..., c] += with_point[:, s, :, :14]
+        g[:, c] += gram[:, s, :14, 14]
     e, w = depth_prior(problem, state, n)
     C = (weight * (J_rho**2).sum(-1)).sum(1) + w
-    return H, g, E, C, with_point[..., 13].sum(1) + w * e
+    return H, g, E, C, with_point[..., 14].sum(1) + w * e
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Reduced camera system: poses as a block-tridiagonal matrix, log f as its border.
+    """Reduced camera system: poses as a block-tridiagonal matrix, log f and the readout as its border.
 
     Two frames share an equation only if they are at most 2 max(offsets) apart; blocks of that many frames meet only
     their neighbours.
@@ -156,10 +206,10 @@ class Camera:
 
     diagonal: Float64[Tensor, "L D D"]
     below: Float64[Tensor, "L D D"]  # below[l]: rows of block l + 1, columns of block l; the last is unused
-    border: Float64[Tensor, "L D"]
+    border: Float64[Tensor, "L D 2"]
     gradient: Float64[Tensor, "L D"]
-    corner: float
-    gradient_f: float
+    corner: Float64[Tensor, "2 2"]
+    gradient_lens: Float64[Tensor, "2"]
 
     def inverse_times(self, b: Float64[Tensor, "L D R"]) -> Float64[Tensor, "L D R"]:
         """Pose block inverse times b, by block Cholesky: forward elimination, back-substitution."""
@@ -176,19 +226,21 @@ class Camera:
             x.append(torch.cholesky_solve(y[n] - self.below[n].T @ x[-1], factors[n]))
         return torch.stack(x[::-1])
 
-    def step(self, fix_focal: bool) -> tuple[Tensor, float]:
-        """Newton step of the poses (L D,) and of log f."""
-        x = self.inverse_times(torch.stack([self.gradient, self.border], -1))
-        if fix_focal:
-            return -x[..., 0].flatten(), 0.0
-        curvature = self.corner - float((self.border * x[..., 1]).sum())
-        df = -(self.gradient_f - float((self.border * x[..., 0]).sum())) / max(curvature, 1e-9)
-        return (-x[..., 0] - x[..., 1] * df).flatten(), df
+    def step(self, free: Sequence[bool]) -> tuple[Tensor, Float64[Tensor, "2"]]:
+        """Newton step of the poses (L D,), and of log f and the readout as far as they are `free`."""
+        x = self.inverse_times(torch.cat([self.gradient[..., None], self.border], -1))
+        step, some = torch.zeros(2, dtype=torch.float64), torch.tensor(free)
+        if some.any():
+            across = torch.einsum("lda,ldb->ab", self.border, x)
+            curvature = (self.corner - across[:, 1:])[some][:, some] + 1e-9 * torch.eye(int(some.sum()))
+            step[some] = -torch.linalg.solve(curvature, (self.gradient_lens - across[:, 0])[some])
+        return (-x[..., 0] - x[..., 1:] @ step).flatten(), step
 
-    def focal_information(self) -> float:
-        """Curvature of the cost along log f once everything else follows."""
-        x = self.inverse_times(self.border[..., None])[..., 0]
-        return self.corner - float((self.border * x).sum())
+    def lens_information(self) -> Float64[Tensor, "2"]:
+        """Curvature of the cost along log f, and along the readout, once everything else follows."""
+        x = self.inverse_times(self.border)
+        left = self.corner - torch.einsum("lda,ldb->ab", self.border, x)
+        return torch.diagonal(left) - left[0, 1] ** 2 / torch.diagonal(left).flip(0).clamp_min(1e-9)
 
 
 def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze_points: bool):
@@ -198,12 +250,12 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
     D = 12 * int(offsets.abs().max())
     L = -(-6 * N // D)
     diagonal, below = torch.zeros(L * D * D, dtype=torch.float64), torch.zeros(L * D * D, dtype=torch.float64)
-    border, gradient = torch.zeros(L * D, dtype=torch.float64), torch.zeros(L * D, dtype=torch.float64)
-    corner, gradient_f, chunks = (
-        problem.focal_weight,
-        problem.focal_weight * float(state.log_f - problem.focal_start),
-        [],
-    )
+    border = torch.zeros(L * D, 2, dtype=torch.float64)
+    gradient = torch.zeros(L * D, dtype=torch.float64)
+    weights = torch.tensor([problem.focal_weight, problem.readout_weight], dtype=torch.float64)
+    corner = torch.diag(weights)
+    gradient_lens = weights * torch.stack([state.log_f - problem.focal_start, state.readout])
+    chunks = []
     for n in torch.arange(N).split(CHUNK):
         H, g, E, C, g_rho = normal_equations(problem, state, n, kernel)
         torch.diagonal(H, dim1=1, dim2=2).mul_(1 + damping)
@@ -219,31 +271,34 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
         flat = row * D + column % D  # = block row, row in block, column in block
         for target, apart in ((diagonal, 0), (below, 1)):
             here = use & (row // D - column // D == apart)
-            target.index_add_(0, flat[here] - apart * D * D, S[:, :-1, :-1][here])
-        border.index_add_(0, index[keep], S[:, :-1, -1][keep])
-        gradient.index_add_(0, index[keep], s[:, :-1][keep])
-        corner, gradient_f = corner + float(S[:, -1, -1].sum()), gradient_f + float(s[:, -1].sum())
+            target.index_add_(0, flat[here] - apart * D * D, S[:, :-2, :-2][here])
+        border.index_add_(0, index[keep], S[:, :-2, -2:][keep])
+        gradient.index_add_(0, index[keep], s[:, :-2][keep])
+        corner, gradient_lens = corner + S[:, -2:, -2:].sum(0), gradient_lens + s[:, -2:].sum(0)
         chunks.append((EC, C_inv * g_rho, index, keep))
     diagonal = diagonal.reshape(L, D, D)
     own = torch.diagonal(diagonal, dim1=1, dim2=2)
     own += 1e-6 + 1e-5 * own  # single-precision blocks: keeps the free scale positive definite
     own[0, :6] += 1e9  # gauge: the first pose stays
     own[-1, 6 * N - (L - 1) * D :] = 1  # frames that fill up the last block
-    camera = Camera(diagonal, below.reshape(L, D, D), border.reshape(L, D), gradient.reshape(L, D), corner, gradient_f)
+    camera = Camera(
+        diagonal, below.reshape(L, D, D), border.reshape(L, D, 2), gradient.reshape(L, D), corner, gradient_lens
+    )
     return camera, chunks
 
 
-def stepped(state: State, dx: Tensor, df: float, chunks: list) -> State:
-    """State after a step of poses dx (>= 6 N,) and log f; points follow by back-substitution."""
+def stepped(state: State, dx: Tensor, lens: Float64[Tensor, "2"], chunks: list) -> State:
+    """State after a step of poses dx (>= 6 N,), log f and readout; points follow by back-substitution."""
     poses = dx[: 6 * len(state.cam_T_world)].reshape(-1, 6)
     d_rho = []
     for EC, free, index, keep in chunks:
         local = torch.where(keep, dx[index], 0).float()
-        local = torch.cat([local, torch.full((len(local), 1), df)], 1)
+        local = torch.cat([local, lens.float().expand(len(local), 2)], 1)
         d_rho.append(-free - (EC @ local[..., None])[..., 0])
     log_rho = state.log_rho + torch.cat(d_rho).clamp(-1, 1)
-    log_f = (state.log_f + float(np.clip(df, -0.2, 0.2))).clamp(*LOG_F)
-    return State(se3_exp(poses.clamp(-0.5, 0.5)) @ state.cam_T_world, log_rho, log_f)
+    log_f = (state.log_f + lens[0].clamp(-0.2, 0.2)).clamp(*LOG_F)
+    readout = (state.readout + lens[1].clamp(-0.3, 0.3)).clamp(-READOUT, READOUT)
+    return State(se3_exp(poses.clamp(-0.5, 0.5)) @ state.cam_T_world, log_rho, log_f, readout)
 
 
 def adjust(
@@ -256,16 +311,16 @@ def adjust(
     """Levenberg-Marquardt over poses, point depths and log f. Returns the state and its cost.
 
     schedule: kernel widths (px), each with the largest number of steps it gets; a width ends when a step gains less
-    than 0.01 %. Points move from step `points_from` on, the focal length from `focal_from` on (None: never).
+    than 0.01 %. Points move from step `points_from` on, the focal length from `focal_from` on (None: never), the
+    readout where the problem is `lagging`.
     """
     damping, cost, step = 1e-3, np.inf, 0
     for kernel, most in schedule:
         cost = cost_of(problem, state, kernel)
         for _ in range(most):
             freeze = step < points_from
-            trial, damping = improved(
-                problem, state, (kernel, cost), damping, freeze, focal_from is None or step < focal_from
-            )
+            free = (focal_from is not None and step >= focal_from, problem.tracks.lag is not None)
+            trial, damping = improved(problem, state, (kernel, cost), damping, freeze, free)
             step += 1
             if trial is None:
                 break
@@ -275,8 +330,10 @@ def adjust(
     return state, cost
 
 
-def improved(problem: Problem, state: State, at: tuple[float, float], damping: float, freeze: bool, fix_focal: bool):
-    """A state of lower cost than `at` = (kernel, cost), and the damping to go on with.
+def improved(
+    problem: Problem, state: State, at: tuple[float, float], damping: float, freeze: bool, free: tuple[bool, bool]
+):
+    """A state of lower cost than `at` = (kernel, cost), and the damping to go on with. free: log f, readout.
 
     None for the state where damping does not help any more.
     """
@@ -284,7 +341,7 @@ def improved(problem: Problem, state: State, at: tuple[float, float], damping: f
     for _ in range(5):
         camera, chunks = reduce(problem, state, kernel, damping, freeze)
         try:
-            trial = stepped(state, *camera.step(fix_focal), chunks)
+            trial = stepped(state, *camera.step(free), chunks)
         except torch.linalg.LinAlgError:  # rounding made the system indefinite: damp more
             damping *= 10
             continue

@@ -25,6 +25,8 @@ class Tracks:
     target: Float[Tensor, "N K M 2"]  # px in frame n + offsets[k]
     weight: Float[Tensor, "N K M"]  # 0 outside the shot or where flow disagrees with its way back
     depth: Float[Tensor, "N M"]  # the network's, at xy
+    lag: Float[Tensor, "N M 2"] | None = None  # px that a rolling shutter shifts xy by, per unit of readout
+    target_lag: Float[Tensor, "N K M 2"] | None = None  # and the targets
 
 
 def anchor_points(image: Tensor, grid: tuple[int, int]) -> Float[Tensor, "M 2"]:

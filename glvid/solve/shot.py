@@ -8,7 +8,18 @@ import torch
 
 from glvid.geometry import inverse
 from glvid.predict import FlowOf
-from glvid.solve.bundle import CORRELATED, Problem, State, adjust, camera_of, cost_of, jolt_cost, reduce, reproject
+from glvid.solve.bundle import (
+    CORRELATED,
+    Problem,
+    State,
+    adjust,
+    camera_of,
+    cost_of,
+    jolt_cost,
+    lagging,
+    reduce,
+    reproject,
+)
 from glvid.solve.matches import CHUNK, tracks
 from glvid.solve.starts import portion, resting, start
 from glvid.types import Intrinsics, Shot, Solution
@@ -62,7 +73,7 @@ def solve(
     problem, state, cost = sharpened(problem, state, 0)
     camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, problem.sigma_px, 0.0, False)
     noise = 2 * CORRELATED * np.sqrt(2 * cost / max(float(matched.weight.sum()), 1e-9))  # px that matches are off by
-    sigma = noise / np.sqrt(max(camera.focal_information(), 1e-9))
+    sigma = noise / np.sqrt(max(float(camera.lens_information()[0]), 1e-9))
     observable = bool(sigma < OBSERVABLE and agree)
     off = abs(float(state.log_f) - problem.focal_start) / problem.sigma_focal
     if not observable and not given and (not agree or off > UNLIKELY):
@@ -105,7 +116,7 @@ def sharpened(problem: Problem, state: State, focal_from: int | None) -> tuple[P
     for kernel in SHARP:
         if np.isfinite(cost) and kernel < typical_error(problem, state):
             break
-        problem = replace(problem, sigma_px=kernel)
+        problem = replace(lagging(problem, state), sigma_px=kernel)
         state, cost = adjust(problem, state, ((kernel, 15),), 0, focal_from)
     return problem, state, cost
 
