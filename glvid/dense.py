@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from glvid.geometry import inverse, pixel_grid, rays, rigid_flow
+from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, rolled_flow
 from glvid.losses import dissimilarity
 from glvid.predict import FlowOf, as_tensor
-from glvid.types import Intrinsics, Shot, Solution
+from glvid.types import GLOBAL_SHUTTER, Intrinsics, Shot, Solution
 from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
@@ -56,6 +56,11 @@ class Views:
     flow: Float[Tensor, "K 2 h w"]
     visible: Float[Tensor, "K 1 h w"]
     there_T_here: Float[Tensor, "K 4 4"]
+    rolled: Float[Tensor, "K 2 h w"] | None = None  # what a rolling shutter adds to the flow of what rests
+
+    def as_seen(self, rigid: Float[Tensor, "k 2 h w"]) -> Float[Tensor, "k 2 h w"]:
+        """The rigid flow to the first k views as the shutter shows it."""
+        return rigid if self.rolled is None else rigid + self.rolled[: len(rigid)]
 
 
 def triangulate(
@@ -71,7 +76,8 @@ def triangulate(
     turned = torch.einsum("kij,jhw->kihw", views.there_T_here[:, :3, :3], r)
     t = views.there_T_here[:, :3, 3, None, None]
     f = camera.focal[:, None, None]
-    target = xy + views.flow - camera.center[:, None, None]
+    flow = views.flow if views.rolled is None else views.flow - views.rolled
+    target = xy + flow - camera.center[:, None, None]
     start = -depth.log()
     sigma_px = sigma_px + 0.03 * length(views.flow)
     x = start
@@ -150,7 +156,7 @@ def sweep(
 
     def unlike_at(tried: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
         flow, z = rigid_flow(tried.expand(k, 1, *tried.shape[-2:]), camera, there_T_here)
-        return unlikeness(image, views, flow, (z > 0.05).float())
+        return unlikeness(image, views, views.as_seen(flow), (z > 0.05).float())
 
     nearer = torch.linspace(1, AHEAD, PLANES)
     costs = torch.cat([unlike_at(start / q) for q in nearer])
@@ -208,7 +214,19 @@ def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequ
     image, images = images[:1], images[1:]
     unlike = dissimilarity(image.expand_as(images), warp(images, go)[0])
     visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
-    return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float())
+    rolled = rolled_flow_of(shot, solution, n, others, dense_size(shot.size))
+    return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float(), rolled)
+
+
+def rolled_flow_of(
+    shot: Shot, solution: Solution, n: int, others: Sequence[int], size: tuple[int, int]
+) -> Float[Tensor, "K 2 h w"] | None:
+    """`rolled_flow` of frame n at a size, at the network's depth; None for a global shutter."""
+    if abs(solution.readout) < GLOBAL_SHUTTER:
+        return None
+    depth = 1 / resize(1 / dense_prior(shot, solution, n)[None], size)[0]
+    poses = inverse(solution.world_T_cam)
+    return rolled_flow(depth, solution.intrinsics.resized(size), poses, n, others, solution.readout)
 
 
 def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -221,6 +239,46 @@ def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Floa
     coarse = resize((x * weight)[None], size)[0] / coarse_w.clamp_min(1e-6)
     below = resize(push_pull(coarse, coarse_w.clamp_max(1))[None], (w, h))[0]
     return weight * x + (1 - weight) * below
+
+
+STIFF = 2.0  # how strongly neighbours of one colour hold together, beside a depth that is certain (1)
+EDGE = 0.03  # difference of colour at which they hold together by 1/e
+LOOSE = 1e-3  # share of that which any two neighbours keep
+ROUNDS = 60  # of conjugate gradients
+
+
+def spread(
+    x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]
+) -> Float[Tensor, "1 h w"]:
+    """x where it is certain, and elsewhere what its surroundings of the same colour say: a weighted least-squares
+    smoother (Farbman et al. 2008) by conjugate gradients, from `push_pull` on."""
+    right, down = (
+        STIFF * (LOOSE + torch.exp(-(image.diff(dim=d).square().sum(0, keepdim=True) / EDGE**2))) for d in (2, 1)
+    )
+
+    def times(y: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+        out = (weight + 1e-6) * y
+        dx, dy = right * y.diff(dim=2), down * y.diff(dim=1)
+        out[:, :, 1:] += dx
+        out[:, :, :-1] -= dx
+        out[:, 1:] += dy
+        out[:, :-1] -= dy
+        return out
+
+    scale = F.pad(right, (1, 0)) + F.pad(right, (0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+    scale = 1 / (scale + weight + 1e-6)
+    y = push_pull(x, weight)
+    left = weight * x - times(y)
+    step = scale * left
+    size = (left * step).sum()
+    for _ in range(ROUNDS):
+        change = times(step)
+        a = size / (step * change).sum().clamp_min(1e-20)
+        y, left = y + a * step, left - a * change
+        toward = scale * left
+        before, size = size, (left * toward).sum()
+        step = toward + size / before.clamp_min(1e-20) * step
+    return y
 
 
 WRONG, MOVES = (0.9, 0.09), (0.2, 0.08)  # errors (px, and share of the flow) at which `doubt` is a half
@@ -267,7 +325,7 @@ def moving_probability(
     rigid = []
     for depth in depths:
         flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here)
-        rigid.append(dissimilarity(same, warp(views.images, flow)[0]))
+        rigid.append(dissimilarity(same, warp(views.images, views.as_seen(flow))[0]))
     worse = median_seen(torch.stack(rigid).amin(0) - flowed, views.visible)
     worse = F.avg_pool2d(worse[None], 7, 1, 3, count_include_pad=False)[0]  # objects are larger than pixels
     p = doubtful * torch.sigmoid((worse - WORSE) / (0.25 * WORSE))
@@ -314,14 +372,14 @@ def triangulate_shot(
                 asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
                 moving = torch.maximum(moving, resize(asked[None, None], size)[0])
             sure = information / (information + 20) * (1 - torch.maximum(moving, wrong)) ** 2
-            depth = start * push_pull(ratio, sure).exp()
+            depth = start * spread(ratio, sure, image).exp()
             if searched:
                 near, found = sweep(start, depth, image, views, camera)
                 found = found * (1 - sure)
                 moving = moving * (1 - found)
                 ratio = torch.lerp(ratio, (near / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
                 sure = sure * (1 - found) + found
-                depth = start * push_pull(ratio, sure).exp()
+                depth = start * spread(ratio, sure, image).exp()
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
         advance(1)
     return dense

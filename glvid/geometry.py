@@ -1,5 +1,7 @@
 """Rigid motion, projection, two-view geometry. Every function is batched over leading dimensions and differentiable."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -128,6 +130,35 @@ def rigid_flow(
     """Flow of a static scene, p_r - p with p_r ~ K (R D(p) K^-1 p~ + t) (GLNet, section 3); and depth seen from j."""
     points = transform(j_T_i, backproject(depth, intrinsics))
     return project(points, intrinsics) - pixel_grid(intrinsics.size, depth), points[..., 2:, :, :]
+
+
+def rolled_flow(
+    depth: Float[Tensor, "1 H W"],
+    intrinsics: Intrinsics,
+    cam_T_world: Float[Tensor, "N 4 4"],
+    i: int,
+    others: Sequence[int],
+    readout: float,
+) -> Float[Tensor, "K 2 H W"]:
+    """What a rolling shutter adds to the rigid flow of frame i to each of `others`, px.
+
+    A row is taken `readout` (y / H - 1/2) frame times later than the middle one, whose pose frames have; a point is
+    then seen where it has moved to in that time, at the speed it has in the picture (first order; Meingast et al.
+    2005). So the flow grows by its lag there and shrinks by its lag here.
+    """
+    last, H = len(cam_T_world) - 1, intrinsics.size[1]
+    frames = torch.tensor([i, *others])
+    before, after = (frames - 1).clamp_min(0), (frames + 1).clamp_max(last)
+    world_T_here = inverse(cam_T_world[i])
+    flow = [
+        rigid_flow(depth.expand(len(n), 1, *depth.shape[-2:]), intrinsics, (cam_T_world[n] @ world_T_here).to(depth))[0]
+        for n in (frames, before, after)
+    ]
+    speed = (flow[2] - flow[1]) / (after - before).clamp_min(1)[:, None, None, None]
+    most = 0.25 * max(intrinsics.size)  # px a frame: beyond this the point has left the picture
+    row = (pixel_grid(intrinsics.size, depth)[1:] + flow[0][:, 1:]) / H - 0.5
+    lag = readout * row * speed.clamp(-most, most)
+    return lag[1:] - lag[:1]
 
 
 def epipolar_distance(

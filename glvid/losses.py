@@ -329,10 +329,11 @@ def _geometric_terms(
 ) -> dict[str, Tensor]:
     """Terms that compare depth, motion and flow with one another."""
     terms = {}
+    flow = pairs.flow_ij if pairs.rolled is None else pairs.flow_ij - pairs.rolled
     if weights.structure:
-        terms["structure"] = structure(depth[pairs.i], depth[pairs.j], pairs.flow_ij, pairs.j_T_i, intrinsics, weight)
+        terms["structure"] = structure(depth[pairs.i], depth[pairs.j], flow, pairs.j_T_i, intrinsics, weight)
     if weights.epipolar:
-        terms["epipolar"] = epipolar(pairs.flow_ij, intrinsics, pairs.j_T_i, weight)
+        terms["epipolar"] = epipolar(flow, intrinsics, pairs.j_T_i, weight)
     return terms
 
 
@@ -349,6 +350,7 @@ def _image_terms(
     terms = {}
     if weights.photometric or weights.static_photometric:
         flow, z = rigid_flow(depth[pairs.i], intrinsics, pairs.j_T_i)
+        flow = flow if pairs.rolled is None else flow + pairs.rolled
         warped, inside = warp(images[pairs.j], flow)
         rigid = torch.where(inside * (z > NEAR) > 0, dissimilarity(images[pairs.i], warped), ABSENT)
         terms["photometric"], terms["static_photometric"] = photometric_terms(rigid, seen, pairs.i, static)

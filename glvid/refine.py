@@ -20,7 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glvid.dense import NEAR, Dense, Store, dense_size, in_memory, steadied, triangulate_shot, untouched
+from glvid.dense import (
+    NEAR,
+    Dense,
+    Store,
+    dense_size,
+    in_memory,
+    rolled_flow_of,
+    steadied,
+    triangulate_shot,
+    untouched,
+)
 from glvid.geometry import inverse, se3_exp
 from glvid.losses import CameraOffset, Evidence, LossWeights, observe, total
 from glvid.predict import FlowOf, as_tensor
@@ -89,7 +99,14 @@ def bounds(n: int) -> Iterator[tuple[int, int, int]]:
         first = last - SHARED
 
 
-def span_of(shot: Shot, dense: Dense, flow: FlowOf, edges: tuple[int, int, int], device: str | torch.device) -> Span:
+def span_of(
+    shot: Shot,
+    solution: Solution,
+    dense: Dense,
+    flow: FlowOf,
+    edges: tuple[int, int, int],
+    device: str | torch.device,
+) -> Span:
     """The frames first..last-1 with all their pairs at NEAR_AND_FAR offsets, both ways; poses are filled in later."""
     first, last, held = edges
     n, size = last - first, descent_size(shot.size)
@@ -100,7 +117,12 @@ def span_of(shot: Shot, dense: Dense, flow: FlowOf, edges: tuple[int, int, int],
     go, back = (resize_flow(x, size).to(device) for x in (flow(stored[a], stored[b]), flow(stored[b], stored[a])))
     eye = torch.eye(4, device=device).expand(2 * len(a), 4, 4)
     i, j = torch.cat([a, b]).to(device), torch.cat([b, a]).to(device)
-    pairs = Pairs(i, j, torch.cat([go, back]), torch.cat([back, go]), eye)
+    rolled = [
+        rolled_flow_of(shot, solution, first + k, [first + m], size)
+        for k, m in zip(torch.cat([a, b]).tolist(), torch.cat([b, a]).tolist(), strict=True)
+    ]
+    rolled = None if any(r is None for r in rolled) else torch.cat(rolled).to(device)
+    pairs = Pairs(i, j, torch.cat([go, back]), torch.cat([back, go]), eye, rolled)
     moving = resize(torch.from_numpy(dense.moving[first:last, None]).to(device), size)
     return Span(slice(first, last), held, images, pairs, moving, observe(images, pairs))
 
@@ -144,7 +166,7 @@ def refine_outputs(
     size = descent_size(shot.size)
     camera = solution.intrinsics.resized(size).to(plan.device)
     for edges in bounds(len(shot)):
-        span = span_of(shot, dense, flow, edges, plan.device)
+        span = span_of(shot, solution, dense, flow, edges, plan.device)
         start = 1 / resize(1 / torch.from_numpy(depth[span.frames, None]).to(plan.device), size)
         G = inverse(poses[span.frames])
         G = G @ inverse(G[0])  # single precision suffices near the origin
@@ -195,7 +217,7 @@ def refine_parameters(
     camera = solution.intrinsics.resized(size).to(plan.device)
     weights = replace(plan.weights, prior_depth=10 * plan.weights.prior_depth)
     for edges in bounds(len(shot)):
-        span = span_of(shot, dense, flow, edges, plan.device)
+        span = span_of(shot, solution, dense, flow, edges, plan.device)
         G = inverse(solution.world_T_cam[span.frames])
         pairs = posed(span.pairs, (G @ inverse(G[0])).float().to(plan.device))
         anchor = 1 / resize(1 / torch.from_numpy(dense.depth[span.frames, None]).to(plan.device), size)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from glvid.bench import Plan
-from glvid.types import Clip, Trajectory
+from glvid.types import GLOBAL_SHUTTER, Clip, Trajectory
 
 Pairs = list[tuple[str, str]]
 
@@ -55,7 +55,9 @@ def focal(camera: dict[str, Any]) -> str:
     sigma = camera["fx_sigma"]
     spread = f" +- {sigma:.1f}" if sigma else ""
     seen = "observable in this clip" if camera["observable"] else "not observable in this clip"
-    return f"{camera['fx']:.1f}{spread} px, {camera['source']}, {seen}"
+    readout = camera.get("readout", 0.0)
+    rolling = f"; rolling shutter, {abs(readout):.2f} of a frame's time" if abs(readout) > GLOBAL_SHUTTER else ""
+    return f"{camera['fx']:.1f}{spread} px, {camera['source']}, {seen}{rolling}"
 
 
 def refined(run: dict[str, Any]) -> str:

@@ -76,18 +76,30 @@ def frame_row(
 
 
 def camera_record(
-    stored: Intrinsics, source_size: tuple[int, int], source: str, fx_sigma: float | None, observable: bool
+    stored: Intrinsics,
+    source_size: tuple[int, int],
+    source: str,
+    fx_sigma: float | None,
+    observable: bool,
+    readout: float = 0.0,
 ) -> dict[str, Any]:
     """camera.json: `stored` is one camera (2,) at the size of the maps; float64 keeps a given K exact to 1e-12.
 
     `source` is predicted, solved or given; `fx_sigma` in px of the maps, 0 when given and fixed, None when unknown.
+    `readout`: the time from the first to the last row, in times between frames; poses are those of the middle row.
     """
     stored = stored.to(torch.float64)
     original = stored.resized(source_size)
     (fx, fy), (cx, cy) = stored.focal.tolist(), stored.center.tolist()
     record = {"model": "PINHOLE", "fx": fx, "fy": fy, "cx": cx, "cy": cy}
     record |= dict(zip(("width", "height"), stored.size, strict=True))
-    record |= {"pixel_center": 0.5, "source": source, "fx_sigma": fx_sigma, "observable": bool(observable)}
+    record |= {
+        "pixel_center": 0.5,
+        "source": source,
+        "fx_sigma": fx_sigma,
+        "observable": bool(observable),
+        "readout": readout,
+    }
     record |= dict(zip(("source_fx", "source_fy"), original.focal.tolist(), strict=True))
     record |= dict(zip(("source_cx", "source_cy"), original.center.tolist(), strict=True))
     return record | {"source_width": source_size[0], "source_height": source_size[1]}

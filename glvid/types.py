@@ -96,6 +96,7 @@ class Pairs:
     flow_ij: Float[Tensor, "P 2 H W"]
     flow_ji: Float[Tensor, "P 2 H W"]
     j_T_i: Float[Tensor, "P 4 4"]
+    rolled: Float[Tensor, "P 2 H W"] | None = None  # what a rolling shutter adds to the flow i -> j of what rests
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,9 @@ class Shot:
         return len(self.times)
 
 
+GLOBAL_SHUTTER = 0.03  # readouts below are none: four clips of cameras that read all rows at once came to 0.02
+
+
 @dataclass(frozen=True)
 class Solution:
     """The camera of one shot, from geometry (solve.py), at the shot's working size."""
@@ -144,6 +148,7 @@ class Solution:
     parallax: float  # median px (per 640 px of width) of the matches that turning alone leaves unexplained
     cost: float  # mean robust reprojection cost, px
     offsets: tuple[int, ...] = (1, 2, 4, 8)  # frames apart, of the pairs that were matched
+    readout: float = 0.0  # of a rolling shutter: first to last row, in times between frames; poses are the middle row's
     resting: bool = False  # the camera was seen to rest: what moves in the image moves on its own
     warnings: tuple[str, ...] = ()
 

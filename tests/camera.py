@@ -7,6 +7,7 @@ prior    depth that starts from a corrupted prior, before and after: 7-Scenes an
 movers   mask overlap and depth on moving objects, without and with refinement, of six rendered scenes: the first ones
          from seed 920,001 on, all kinds in turn, where at least 2 % of all pixels move (names: seeds to try instead)
 jumps    every clip of wild and driving, --refine none: steps of the path far longer than those around them
+rolling  rendered worlds by cameras whose rows take no, 0.3 and 0.6 of the time between frames: readout, path, focal
 colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`
 Run folders go to .runs/camera/. One JSON line per measurement on stdout.
 """
@@ -14,6 +15,7 @@ Run folders go to .runs/camera/. One JSON line per measurement on stdout.
 import argparse
 import importlib.util
 import itertools
+import math
 import shutil
 import tempfile
 import time
@@ -30,7 +32,8 @@ from quality import DATA, ROOT, SHARED, infer, referee, rendered, say
 
 from glvid import results
 from glvid.dense import full_depth
-from glvid.predict import as_tensor, dis_flow, predict_camera, working_size
+from glvid.geometry import inverse, se3_exp, se3_log
+from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth, working_size
 from glvid.refine import STEPS, Plan, refine
 from glvid.solve import solve
 from glvid.synthetic import EVALUATION, KINDS, SKY, render, scene, world
@@ -214,9 +217,9 @@ def prior(names: list[str]) -> None:
         shot = Shot(np.arange(len(small)) / 15, small, start)
         at, since = np.arange(0, len(small) - 1, 5), time.perf_counter()
         lens = predict_camera(camera_net, small[at], small[at + 1], shape)
-        solved = solve(shot, dis_flow, lens)
+        solved = solve(shot, fine_dis_flow, lens)
         shot, dense, solved, done = refine(
-            shot, solved, dis_flow, depth_net, Plan("output", STEPS["output"]), lambda n: None
+            shot, solved, fine_dis_flow, depth_net, Plan("output", STEPS["output"]), lambda n: None
         )
         after = [
             full_depth(shot, solved, dense, n, as_tensor(shot.images[n : n + 1]))[0, 0].numpy()
@@ -321,6 +324,49 @@ def jumps(names: list[str]) -> None:
         say(clip=name, code=code, seconds=seconds, frames=len(path), jumps=found)
 
 
+# --- rolling shutters ------------------------------------------------------------------------------------------------
+
+BANDS, FRAMES = 12, 30  # rows taken at a time; frames
+SIZE = (320, 184)
+
+
+def rolled(seed: int, kind: str, readout: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """Images (N, H, W, 3), the path of the middle rows (N, 4, 4), focal length: bands of rows rendered one by one."""
+    here = world(seed, kind, frames=FRAMES + 2, size=SIZE)
+    step = se3_log(inverse(here.world_T_cam[:-1]) @ here.world_T_cam[1:])
+    images = torch.zeros(FRAMES, 3, SIZE[1], SIZE[0])
+    edges = np.linspace(0, SIZE[1], BANDS + 1).astype(int)
+    for top, end in itertools.pairwise(edges):
+        at = [1 + k + readout * ((top + end) / 2 / SIZE[1] - 0.5) for k in range(FRAMES)]
+        first = [math.floor(t) for t in at]
+        part = torch.tensor([t - f for t, f in zip(at, first, strict=True)], dtype=step.dtype)
+        path = here.world_T_cam[first] @ se3_exp(step[first] * part[:, None])
+        groups = here.world_T_group[:, first]  # what moves on its own moves with the frames
+        now = render(replace(here, world_T_cam=path, world_T_group=groups)).images
+        images[:, :, top:end] = now[:, :, top:end]
+    shown = (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    return shown, here.world_T_cam[1 : FRAMES + 1].double().numpy(), float(here.intrinsics.focal[0])
+
+
+def rolling(names: list[str]) -> None:
+    camera_net = load(DEFAULTS["camera"], "camera")[0].eval()
+    depth_net = load(DEFAULTS["depth"], "depth")[0].eval()
+    for kind, seed in (("handheld", 900_001), ("walk", 900_006)):
+        if names and str(seed) not in names:
+            continue
+        for readout in (0.0, 0.3, 0.6):
+            images, path, fx = rolled(seed, kind, readout)
+            size = working_size(SIZE)
+            small = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in images])
+            shot = Shot(np.arange(FRAMES) / 15, small, predict_depth(depth_net, small))
+            lens = predict_camera(camera_net, small[:-1:5], small[1::5], SIZE)
+            solved = solve(shot, fine_dis_flow, lens)
+            scores = referee_module().path_scores(solved.world_T_cam.numpy(), path, blind=False)
+            error = 100 * (float(solved.intrinsics.focal[0]) * SIZE[0] / size[0] / fx - 1)
+            facts = {k: scores[k] for k in ("ate_percent", "rpe_rot_deg")}
+            say(scene=f"{kind}_{seed}", readout=readout, found=solved.readout, focal_error_percent=error, **facts)
+
+
 # --- COLMAP ----------------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +428,7 @@ def true_path(name: str) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = {"paths": paths, "crops": crops, "unknown": unknown, "prior": prior, "movers": movers}
-    what |= {"jumps": jumps, "colmap": colmap}
+    what |= {"jumps": jumps, "rolling": rolling, "colmap": colmap}
     parser.add_argument("what", choices=what)
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()

@@ -20,6 +20,38 @@ def motion(translation: tuple[float, float, float] = (0.3, -0.1, 0.2)) -> torch.
     return geometry.se3_exp(torch.tensor([*translation, 0.02, -0.05, 0.03]))
 
 
+def test_rolled_flow_is_what_rows_taken_one_after_another_see():
+    """Against exact rolling-shutter projection: every row of either picture from the pose of its own time."""
+    readout, size = 0.6, CAMERA.size
+
+    def cam_T_world(t: torch.Tensor) -> torch.Tensor:
+        t = torch.as_tensor(t).double()
+        turn = torch.stack([0.06 * (0.5 * t).sin(), 0.08 * (0.4 * t).cos(), 0.02 * t], -1)
+        return geometry.se3_exp(torch.cat([torch.stack([0.05 * t, 0.1 * (0.4 * t).sin(), 0.03 * t], -1), turn], -1))
+
+    def moved(T: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
+        return (T[:, :3, :3] @ X[..., None])[..., 0] + T[:, :3, 3]
+
+    frames = cam_T_world(torch.arange(6))
+    depth = 3 + torch.rand(1, size[1], size[0], generator=torch.Generator().manual_seed(1))
+    pixels = geometry.pixel_grid(size, depth)
+    row = (pixels[1] / size[1] - 0.5).flatten()
+    X = geometry.backproject(depth, CAMERA).flatten(1).T.double()
+    world = moved(geometry.inverse(cam_T_world(2 + readout * row)), X)
+    for j in (3, 1, 4):
+        y = pixels[1].flatten().double()
+        for _ in range(8):  # the row in which a point is seen decides when, and so where
+            seen = moved(cam_T_world(j + readout * (y / size[1] - 0.5)), world)
+            xy = seen[:, :2] / seen[:, 2:] * CAMERA.focal + CAMERA.center
+            y = xy[:, 1]
+        exact = (xy.T - pixels.flatten(1)).float().unflatten(1, (size[1], size[0]))
+        rigid, _ = geometry.rigid_flow(depth, CAMERA, (frames[j] @ geometry.inverse(frames[2])).float())
+        rolled = geometry.rolled_flow(depth, CAMERA, frames, 2, [j], readout)[0]
+        before, after = ((exact - flow).norm(dim=0).mean() for flow in (rigid, rigid + rolled))
+        assert before > 0.1 and after < 0.2 * before
+    assert not geometry.rolled_flow(depth, CAMERA, frames, 2, [3], 0.0).any()
+
+
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, 0.009, 0.011, 1.0, 3.0, 3.1415])
 def test_se3_round_trip(angle):
     x = twists(angle)

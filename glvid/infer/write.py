@@ -13,7 +13,7 @@ from glvid import __version__, formats, refine, results
 from glvid.dense import adaptive_flow, full_depth
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
-from glvid.geometry import inverse, rigid_flow
+from glvid.geometry import inverse, rigid_flow, rolled_flow
 from glvid.infer.decode import stored_frames
 from glvid.infer.job import Decoded, Job, Solved, fixed, identity
 from glvid.predict import (
@@ -21,7 +21,7 @@ from glvid.predict import (
     dis_flow,
     working_size,
 )
-from glvid.types import Trajectory
+from glvid.types import GLOBAL_SHUTTER, Trajectory
 from glvid.warp import guided_upsample, resize, resize_flow
 
 
@@ -56,7 +56,8 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     if job.given is not None and fixed(job):
         K = job.given.resized(job.size)
     sigma = None if chosen.focal_sigma is None else chosen.focal_sigma * float(K.focal[0])
-    camera = results.camera_record(K, (job.clip.width, job.clip.height), chosen.source, sigma, chosen.observable)
+    verdict = (chosen.source, sigma, chosen.observable, round(chosen.readout, 4))
+    camera = results.camera_record(K, (job.clip.width, job.clip.height), *verdict)
     path = np.concatenate([s.solution.world_T_cam.numpy() for s in solved])
     results.write_camera(job.out, camera)
     results.write_frames(job.out, rows)
@@ -111,6 +112,9 @@ def refined_flow(
     next_T_this = inverse(s.solution.world_T_cam[k + 1]) @ s.solution.world_T_cam[k]
     depth, moving = torch.from_numpy(depth)[None, None], torch.from_numpy(moving)[None, None]
     rigid, _ = rigid_flow(depth, camera, next_T_this[None].float())
+    if abs(s.solution.readout) > GLOBAL_SHUTTER:
+        poses = inverse(s.solution.world_T_cam)
+        rigid = rigid + rolled_flow(depth[0], camera, poses, k, [k + 1], s.solution.readout)
     return adaptive_flow(torch.from_numpy(flow)[None], rigid, here, there, moving)[0].numpy()
 
 

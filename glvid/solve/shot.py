@@ -21,14 +21,14 @@ from glvid.solve.bundle import (
     reproject,
 )
 from glvid.solve.matches import CHUNK, tracks
-from glvid.solve.starts import portion, resting, start
+from glvid.solve.starts import portion, resting, start, thickened, thinned
 from glvid.types import Intrinsics, Shot, Solution
 
 ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
 WIDE = ((8.0, 8), *ANNEAL)  # from a resting camera
 SHARP = (0.4, 0.25, 0.15, 0.1)  # kernel widths (px) after that, as far as matches are that good
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
-SEARCH = 100  # frames of a shot the starts are compared on
+SEARCH, ENOUGH = 100, 200  # frames of a shot, and points a frame, that the starts are compared on, at most
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
 PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
@@ -134,12 +134,12 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, bool]:
     """The cheapest of several focal starts, and whether the second cheapest ends alike: nearly as cheap (25 %),
     with the same focal length (10 %).
 
-    only: start at the problem's own focal length alone. Long shots: the starts are compared on SEARCH frames in the
-    middle.
+    only: start at the problem's own focal length alone. The starts are compared on SEARCH frames in the middle of long
+    shots, and on every second or third point where there are more than ENOUGH.
     """
-    n, base = len(problem.tracks.xy), problem.base
-    first = max(0, (n - SEARCH) // 2)
-    short = portion(problem.tracks, first, min(n, first + SEARCH))
+    (n, points), base = problem.tracks.xy.shape[:2], problem.base
+    first, every = max(0, (n - SEARCH) // 2), -(-points // ENOUGH)
+    short = thinned(portion(problem.tracks, first, min(n, first + SEARCH)), every)
     aspect = base.focal / base.focal.mean()
     long_side = max(base.size[0] / aspect[0], base.size[1] / aspect[1])
     found = []
@@ -160,6 +160,9 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, bool]:
             focal_start=trial.focal_start - float(state.log_f),
         )
         state, _ = adjust(trial, start(trial), ANNEAL, 2, 4)
+    elif every > 1:
+        trial = replace(trial, tracks=problem.tracks)
+        state, _ = adjust(trial, thickened(trial, state, every), ANNEAL[-1:])
     return trial, state, agree
 
 
@@ -190,6 +193,7 @@ def solution(shot: Shot, problem: Problem, state: State, focal: tuple[bool, floa
         world_T_cam=world_T_cam,
         depth_scale=scale if parallax >= PARALLAX else torch.ones_like(scale),
         parallax=parallax,
+        readout=float(state.readout),
         cost=cost_of(replace(problem, sigma_px=COSTED), state, COSTED) / max(float(t.weight.sum()), 1e-9),
         warnings=tuple(warnings),
         offsets=tuple(k for k in t.offsets if k > 0),

@@ -71,3 +71,18 @@ def portion(tracks: Tracks, first: int, last: int) -> Tracks:
     part = Tracks(tracks.offsets, *(getattr(tracks, k)[first:last] for k in ("xy", "target", "weight", "depth")))
     seen = torch.arange(last - first)[:, None] + torch.tensor(tracks.offsets)
     return replace(part, weight=part.weight * ((seen >= 0) & (seen < last - first))[..., None])
+
+
+def thinned(tracks: Tracks, every: int) -> Tracks:
+    """Every so-many-th point alone."""
+    xy, target, weight, depth = tracks.xy, tracks.target, tracks.weight, tracks.depth
+    return Tracks(tracks.offsets, xy[:, ::every], target[:, :, ::every], weight[:, :, ::every], depth[:, ::every])
+
+
+def thickened(problem: Problem, state: State, every: int) -> State:
+    """A state of `thinned` points as one of all: the others take the network's depth, scaled as theirs is."""
+    network = problem.tracks.depth.log()
+    scale = (state.log_rho + network[:, ::every]).median(dim=1, keepdim=True).values
+    log_rho = scale - network
+    log_rho[:, ::every] = state.log_rho
+    return replace(state, log_rho=log_rho)
