@@ -12,25 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, rolled_flow
+from glvid.geometry import pixel_grid, rays, rigid_flow
 from glvid.losses import dissimilarity
+from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, voted
 from glvid.predict import FlowOf, as_tensor
-from glvid.types import GLOBAL_SHUTTER, Intrinsics, Shot, Solution
-from glvid.warp import guided_upsample, length, resize, resize_flow, visibility, warp
+from glvid.types import Intrinsics, Shot, Solution
+from glvid.views import Store, Views, along, both_ways, dense_prior, dense_size, in_memory, views_of
+from glvid.warp import guided_upsample, length, resize, spread, visibility, warp
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
-NEARER, FARTHER = 2.5, 1.6  # log units from the network's depth at which a find is half believed; see `far_fetched`
-WORSE = 0.02  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
-ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
-
-
-Store = Callable[[tuple[int, ...]], Float32[np.ndarray, "..."]]  # zeros of this shape, in memory or on disk
-
-
-def in_memory(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """The `Store` for short shots."""
-    return np.zeros(shape, np.float32)
 
 
 @dataclass(frozen=True)
@@ -40,27 +31,6 @@ class Dense:
     depth: Float32[np.ndarray, "N h w"]  # in the path's unit
     sure: Float32[np.ndarray, "N h w"]  # 0..1: how far flow, not the network, determines the depth
     moving: Float32[np.ndarray, "N h w"]  # probability of independent motion
-
-
-def dense_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Size at which pixels are triangulated: half the working size."""
-    return size[0] // 2, size[1] // 2
-
-
-@dataclass(frozen=True)
-class Views:
-    """What one frame's pixels look like from K others."""
-
-    texture: Float[Tensor, "3 h w"]  # of the frame itself: mean gx^2, gx gy, gy^2 of brightness per px
-    images: Float[Tensor, "K 3 h w"]
-    flow: Float[Tensor, "K 2 h w"]
-    visible: Float[Tensor, "K 1 h w"]
-    there_T_here: Float[Tensor, "K 4 4"]
-    rolled: Float[Tensor, "K 2 h w"] | None = None  # what a rolling shutter adds to the flow of what rests
-
-    def as_seen(self, rigid: Float[Tensor, "k 2 h w"]) -> Float[Tensor, "k 2 h w"]:
-        """The rigid flow to the first k views as the shutter shows it."""
-        return rigid if self.rolled is None else rigid + self.rolled[: len(rigid)]
 
 
 def triangulate(
@@ -98,19 +68,6 @@ def triangulate(
             -0.7, 0.7
         )
     return (-x).exp(), information, length(error)
-
-
-def texture_of(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-    """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
-    gy, gx = torch.gradient(image.mean(0))
-    return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]
-
-
-def along(texture: Float[Tensor, "3 h w"], direction: Float[Tensor, "K 2 h w"]) -> Float[Tensor, "K 1 h w"]:
-    """Mean squared brightness change per px along a direction: where it is 0, flow along it is a guess (aperture)."""
-    x, y = direction[:, :1], direction[:, 1:]
-    xx, xy, yy = texture[:, None]
-    return (x * x * xx + 2 * x * y * xy + y * y * yy) / (x * x + y * y + 1e-12)
 
 
 NEARBY = 4  # views that a sweep compares: in the nearest frames even near things are still in the picture
@@ -172,171 +129,6 @@ def sweep(
     return found, better * torch.sigmoid(((depth / found).log() - CLOSER) / (0.3 * CLOSER))
 
 
-Kept = dict[tuple[int, int], Tensor]  # flow (2, h, w) from one frame of a shot to another
-
-
-def both_ways(
-    shot: Shot, flow: FlowOf, n: int, others: Sequence[int], kept: Kept
-) -> tuple[Float[Tensor, "K 2 h w"], Float[Tensor, "K 2 h w"]]:
-    """Flow n -> others and back at refinement size.
-
-    `kept` holds those a frame before n asked for, which saves half of all; those that a later frame will ask for are
-    added, those that none will are taken out.
-    """
-    new = [k for k in others if (n, k) not in kept]
-    if new:
-        here, there = (
-            np.repeat(np.asarray(shot.images[n : n + 1]), len(new), 0),
-            np.stack([shot.images[k] for k in new]),
-        )
-        there_and_back = (resize_flow(x, dense_size(shot.size)) for x in (flow(here, there), flow(there, here)))
-        for k, go, back in zip(new, *there_and_back, strict=True):
-            kept[n, k], kept[k, n] = go, back
-    pairs = [(kept[n, k], kept[k, n]) for k in others]
-    for k in others:
-        if k < n:
-            del kept[n, k], kept[k, n]
-    go, back = zip(*pairs, strict=True)
-    return torch.stack(go), torch.stack(back)
-
-
-def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int], kept: Kept) -> Views | None:
-    """The frames at +- offsets of frame n, at refinement size; None if there is none."""
-    others = [n + s * k for k in offsets for s in (1, -1) if 0 <= n + s * k < len(shot)]
-    if not others:
-        return None
-    go, back = both_ways(shot, flow, n, others, kept)
-    visible = visibility(go, back, floor=0.7)
-    trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
-    there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
-    stored = np.stack([shot.images[k] for k in (n, *others)])
-    images = resize(as_tensor(stored), dense_size(shot.size))
-    image, images = images[:1], images[1:]
-    unlike = dissimilarity(image.expand_as(images), warp(images, go)[0])
-    visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
-    rolled = rolled_flow_of(shot, solution, n, others, dense_size(shot.size))
-    return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float(), rolled)
-
-
-def rolled_flow_of(
-    shot: Shot, solution: Solution, n: int, others: Sequence[int], size: tuple[int, int]
-) -> Float[Tensor, "K 2 h w"] | None:
-    """`rolled_flow` of frame n at a size, at the network's depth; None for a global shutter."""
-    if abs(solution.readout) < GLOBAL_SHUTTER:
-        return None
-    depth = 1 / resize(1 / dense_prior(shot, solution, n)[None], size)[0]
-    poses = inverse(solution.world_T_cam)
-    return rolled_flow(depth, solution.intrinsics.resized(size), poses, n, others, solution.readout)
-
-
-def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-    """x where weight is 1, the smooth extension of its surroundings where weight is 0 (pyramid of weighted means)."""
-    h, w = x.shape[-2:]
-    if min(h, w) < 4:
-        return ((x * weight).sum() / weight.sum().clamp_min(1e-6)).expand_as(x)
-    size = (-(-w // 2), -(-h // 2))
-    coarse_w = resize(weight[None], size)[0]
-    coarse = resize((x * weight)[None], size)[0] / coarse_w.clamp_min(1e-6)
-    below = resize(push_pull(coarse, coarse_w.clamp_max(1))[None], (w, h))[0]
-    return weight * x + (1 - weight) * below
-
-
-STIFF = 2.0  # how strongly neighbours of one colour hold together, beside a depth that is certain (1)
-EDGE = 0.03  # difference of colour at which they hold together by 1/e
-LOOSE = 1e-3  # share of that which any two neighbours keep
-ROUNDS = 60  # of conjugate gradients
-
-
-def spread(
-    x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]
-) -> Float[Tensor, "1 h w"]:
-    """x where it is certain, and elsewhere what its surroundings of the same colour say: a weighted least-squares
-    smoother (Farbman et al. 2008) by conjugate gradients, from `push_pull` on."""
-    right, down = (
-        STIFF * (LOOSE + torch.exp(-(image.diff(dim=d).square().sum(0, keepdim=True) / EDGE**2))) for d in (2, 1)
-    )
-
-    def times(y: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-        out = (weight + 1e-6) * y
-        dx, dy = right * y.diff(dim=2), down * y.diff(dim=1)
-        out[:, :, 1:] += dx
-        out[:, :, :-1] -= dx
-        out[:, 1:] += dy
-        out[:, :-1] -= dy
-        return out
-
-    scale = F.pad(right, (1, 0)) + F.pad(right, (0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
-    scale = 1 / (scale + weight + 1e-6)
-    y = push_pull(x, weight)
-    left = weight * x - times(y)
-    step = scale * left
-    size = (left * step).sum()
-    for _ in range(ROUNDS):
-        change = times(step)
-        a = size / (step * change).sum().clamp_min(1e-20)
-        y, left = y + a * step, left - a * change
-        toward = scale * left
-        before, size = size, (left * toward).sum()
-        step = toward + size / before.clamp_min(1e-20) * step
-    return y
-
-
-WRONG, MOVES = (0.9, 0.09), (0.2, 0.08)  # errors (px, and share of the flow) at which `doubt` is a half
-
-
-def doubt(
-    errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "3 h w"], bound: tuple[float, float]
-) -> Float[Tensor, "1 h w"]:
-    """Probability that no depth explains a pixel's flow: it moves on its own, or its flow is wrong.
-
-    Two bounds, since two questions are asked: is this depth so `WRONG` that it must not count; and might this `MOVES`,
-    if its colours say so too. Smoothed along edges.
-    """
-    excess = median_seen(errors / (bound[0] + bound[1] * length(views.flow)), views.visible)
-    p = torch.sigmoid(4 * (excess - 1)) * views.visible.amax(0)
-    return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
-
-
-def far_fetched(ratio: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-    """How unbelievable a depth is, by its log ratio to the network's.
-
-    Much nearer than the network says is a discovery, usually: a pole, a twig. Much farther is not: what moves along
-    with the camera hardly moves in the image, and so looks like a distant, resting thing.
-    """
-    return torch.where(
-        ratio < 0, torch.sigmoid((-ratio - NEARER) / (0.1 * NEARER)), torch.sigmoid((ratio - FARTHER) / (0.1 * FARTHER))
-    )
-
-
-def moving_probability(
-    doubtful: Float[Tensor, "1 h w"],
-    image: Float[Tensor, "3 h w"],
-    depths: Sequence[Float[Tensor, "1 h w"]],
-    views: Views,
-    camera: Intrinsics,
-) -> Float[Tensor, "1 h w"]:
-    """Probability that a pixel moves on its own: no depth explains its flow, and its colours follow the flow.
-
-    The second condition keeps wrong flow (repeated texture, fast motion) from being taken for motion: there the rigid
-    scene, with any of `depths`, explains the colours as well. Smoothed along image edges.
-    """
-    same = image[None].expand_as(views.images)
-    flowed = dissimilarity(same, warp(views.images, views.flow)[0])
-    rigid = []
-    for depth in depths:
-        flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here)
-        rigid.append(dissimilarity(same, warp(views.images, views.as_seen(flow))[0]))
-    worse = median_seen(torch.stack(rigid).amin(0) - flowed, views.visible)
-    worse = F.avg_pool2d(worse[None], 7, 1, 3, count_include_pad=False)[0]  # objects are larger than pixels
-    p = doubtful * torch.sigmoid((worse - WORSE) / (0.25 * WORSE))
-    return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
-
-
-def median_seen(x: Float[Tensor, "K 1 h w"], visible: Float[Tensor, "K 1 h w"]) -> Float[Tensor, "1 h w"]:
-    """Median over the views a pixel is visible in; 0 where there is none."""
-    return torch.where(visible > 0, x, torch.nan).nanmedian(0).values.nan_to_num(0)
-
-
 def triangulate_shot(
     shot: Shot,
     solution: Solution,
@@ -354,7 +146,7 @@ def triangulate_shot(
     size = dense_size(shot.size)
     camera = solution.intrinsics.resized(size)
     shape = (len(shot), size[1], size[0])
-    dense, kept = Dense(*(store(shape) for _ in range(3))), {}
+    dense, near, kept = Dense(*(store(shape) for _ in range(3))), store((len(shot), 6, *shape[1:])), {}
     for n in range(len(shot)):
         start = dense_prior(shot, solution, n)
         views = views_of(shot, solution, flow, n, offsets, kept)
@@ -363,26 +155,37 @@ def triangulate_shot(
             image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
             found, information, errors = triangulate(start, views, camera)
             ratio = (found / start).log()
-            wrong, moves = (
-                torch.maximum(doubt(errors, views, image, bound), far_fetched(ratio)) for bound in (WRONG, MOVES)
-            )
+            wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
             bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
-            moving = moving_probability(moves, image, (start, bounded), views, camera)
-            if shot.ignored is not None:
-                asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
-                moving = torch.maximum(moving, resize(asked[None, None], size)[0])
+            moving = objects(errors, ratio, betrayed(image, (start, bounded), views, camera), views)
+            near[n] = neighbours(views, n, len(shot))
             sure = information / (information + 20) * (1 - torch.maximum(moving, wrong)) ** 2
             depth = start * spread(ratio, sure, image).exp()
             if searched:
-                near, found = sweep(start, depth, image, views, camera)
+                swept, found = sweep(start, depth, image, views, camera)
                 found = found * (1 - sure)
                 moving = moving * (1 - found)
-                ratio = torch.lerp(ratio, (near / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
+                ratio = torch.lerp(ratio, (swept / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
                 sure = sure * (1 - found) + found
                 depth = start * spread(ratio, sure, image).exp()
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
         advance(1)
+    voted(dense.moving, near)
+    for n in range(len(shot)):
+        moving = snapped(torch.from_numpy(dense.moving[n])[None], resize(as_tensor(shot.images[n : n + 1]), size)[0])
+        if shot.ignored is not None:
+            asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
+            moving = torch.maximum(moving, resize(asked[None, None], size)[0])
+        dense.moving[n] = moving[0]
     return dense
+
+
+def neighbours(views: Views, n: int, frames: int) -> Float[Tensor, "6 h w"]:
+    """Flow from frame n to the next and to the last one, and where each is visible; 0 where there is none."""
+    found = torch.zeros(6, *views.flow.shape[-2:])
+    for view, slot in enumerate(slot for slot, m in enumerate((n + 1, n - 1)) if 0 <= m < frames):
+        found[2 * slot : 2 * slot + 2], found[4 + slot] = views.flow[view], views.visible[view, 0]
+    return found
 
 
 def untouched(shot: Shot, solution: Solution, store: Store) -> Float32[np.ndarray, "N h w"]:
@@ -391,12 +194,6 @@ def untouched(shot: Shot, solution: Solution, store: Store) -> Float32[np.ndarra
     for n in range(len(shot)):
         depth[n] = dense_prior(shot, solution, n)[0]
     return depth
-
-
-def dense_prior(shot: Shot, solution: Solution, n: int) -> Float[Tensor, "1 h w"]:
-    """The network's depth of frame n at refinement size, in the path's unit; averaged as inverse depth."""
-    depth = torch.from_numpy(np.array(shot.depth[n], dtype=np.float32))[None, None]
-    return float(solution.depth_scale[n]) / resize(1 / depth, dense_size(shot.size))[0]
 
 
 def full_depth(

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from glvid.data.frames import LEFT_OUT, Footage
 from glvid.data.pool import row_type
-from glvid.dense import Dense, dense_prior, full_depth, triangulate_shot
+from glvid.dense import Dense, full_depth, triangulate_shot
 from glvid.geometry import inverse
 from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth
 from glvid.solve import PARALLAX, solve
 from glvid.types import Shot, Solution
+from glvid.views import dense_prior
 from glvid.warp import resize, visibility
 
 LENGTH = 48  # frames solved together

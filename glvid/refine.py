@@ -20,22 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glvid.dense import (
-    NEAR,
-    Dense,
-    Store,
-    dense_size,
-    in_memory,
-    rolled_flow_of,
-    steadied,
-    triangulate_shot,
-    untouched,
-)
+from glvid.dense import NEAR, Dense, steadied, triangulate_shot, untouched
 from glvid.geometry import inverse, se3_exp
 from glvid.losses import CameraOffset, Evidence, LossWeights, observe, total
 from glvid.predict import FlowOf, as_tensor
 from glvid.solve import PARALLAX
 from glvid.types import Pairs, Shot, Solution
+from glvid.views import Store, dense_size, in_memory, rolled_flow_of
 from glvid.warp import resize, resize_flow
 
 SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before

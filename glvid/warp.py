@@ -85,3 +85,59 @@ def guided_upsample(
     a = (_box(low * x, radius) - mean_g * mean_x) / (variance + eps)
     b = mean_x - a * mean_g
     return resize(_box(a, radius), size) * grey + resize(_box(b, radius), size)
+
+
+def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """x where weight is 1, the smooth extension of its surroundings where weight is 0 (pyramid of weighted means)."""
+    h, w = x.shape[-2:]
+    if min(h, w) < 4:
+        return ((x * weight).sum() / weight.sum().clamp_min(1e-6)).expand_as(x)
+    size = (-(-w // 2), -(-h // 2))
+    coarse_w = resize(weight[None], size)[0]
+    coarse = resize((x * weight)[None], size)[0] / coarse_w.clamp_min(1e-6)
+    below = resize(push_pull(coarse, coarse_w.clamp_max(1))[None], (w, h))[0]
+    return weight * x + (1 - weight) * below
+
+
+STIFF = 2.0  # how strongly neighbours of one colour hold together, beside a depth that is certain (1)
+EDGE = 0.03  # difference of colour at which they hold together by 1/e
+LOOSE = 1e-3  # share of that which any two neighbours keep
+ROUNDS = 60  # of conjugate gradients
+
+
+def spread(
+    x: Float[Tensor, "1 h w"],
+    weight: Float[Tensor, "1 h w"],
+    image: Float[Tensor, "3 h w"],
+    stiff: float = STIFF,
+    edge: float = EDGE,
+) -> Float[Tensor, "1 h w"]:
+    """x where it is certain, and elsewhere what its surroundings of the same colour say: a weighted least-squares
+    smoother (Farbman et al. 2008) by conjugate gradients, from `push_pull` on."""
+    right, down = (
+        stiff * (LOOSE + torch.exp(-(image.diff(dim=d).square().sum(0, keepdim=True) / edge**2))) for d in (2, 1)
+    )
+
+    def times(y: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+        out = (weight + 1e-6) * y
+        dx, dy = right * y.diff(dim=2), down * y.diff(dim=1)
+        out[:, :, 1:] += dx
+        out[:, :, :-1] -= dx
+        out[:, 1:] += dy
+        out[:, :-1] -= dy
+        return out
+
+    scale = F.pad(right, (1, 0)) + F.pad(right, (0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+    scale = 1 / (scale + weight + 1e-6)
+    y = push_pull(x, weight)
+    left = weight * x - times(y)
+    step = scale * left
+    size = (left * step).sum()
+    for _ in range(ROUNDS):
+        change = times(step)
+        a = size / (step * change).sum().clamp_min(1e-20)
+        y, left = y + a * step, left - a * change
+        toward = scale * left
+        before, size = size, (left * toward).sum()
+        step = toward + size / before.clamp_min(1e-20) * step
+    return y

@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from rendered_shot import change_of, rendered_shot
 
 from glvid import dense as D
+from glvid import moving as M
 from glvid import refine as R
+from glvid import views as V
 from glvid.geometry import rigid_flow, se3_exp
 from glvid.networks import DepthNet
 from glvid.predict import dis_flow, working_size
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot, Solution
-from glvid.warp import resize, resize_flow
+from glvid.warp import push_pull, resize, resize_flow, spread
 
 SIZE = (96, 64)
 
@@ -34,13 +36,13 @@ def test_triangulation_is_exact_for_exact_flow():
     depth = (3 + x + 0.5 * y)[None]
     there_T_here = se3_exp(torch.tensor([[0.2, 0, 0, 0, 0.02, 0], [-0.1, 0.1, 0.1, 0.01, 0, 0]]))
     flow = torch.cat([rigid_flow(depth[None], camera(), T[None])[0] for T in there_T_here])
-    views = D.Views(torch.ones(3, 64, 96), torch.zeros(2, 3, 64, 96), flow, torch.ones(2, 1, 64, 96), there_T_here)
+    views = V.Views(torch.ones(3, 64, 96), torch.zeros(2, 3, 64, 96), flow, torch.ones(2, 1, 64, 96), there_T_here)
     found, information, errors = D.triangulate(torch.full_like(depth, 5.0), views, camera(), sigma_depth=100.0)
     assert (found / depth - 1).abs().max() < 1e-3 and errors.max() < 1e-2 and (information > 0).all()
 
 
 def test_triangulation_keeps_the_start_where_nothing_is_seen():
-    views = D.Views(
+    views = V.Views(
         torch.ones(3, 64, 96),
         torch.zeros(1, 3, 64, 96),
         torch.zeros(1, 2, 64, 96),
@@ -57,7 +59,7 @@ def test_push_pull_keeps_known_and_extends_it():
     x[:, :, 15:] = 3.0
     weight = torch.zeros_like(x)
     weight[:, :, :10] = 1
-    filled = D.push_pull(x, weight)
+    filled = push_pull(x, weight)
     assert torch.allclose(filled[:, :, :10], x[:, :, :10]) and torch.allclose(
         filled, torch.full_like(x, 7.0), atol=1e-4
     )
@@ -89,7 +91,7 @@ def test_a_pole_that_flow_misses_is_swept_up():
     for pole in (True, False):
         image = passing(0, pole)
         images = torch.stack([passing(k, pole) for k in steps])
-        views = D.Views(D.texture_of(image), images, flow, torch.ones(4, 1, 64, 96), there_T_here)
+        views = V.Views(V.texture_of(image), images, flow, torch.ones(4, 1, 64, 96), there_T_here)
         near, found = D.sweep(wall, wall, image, views, camera)
         if pole:
             assert found[0][at_pole].mean() > 0.8 and (near[0][at_pole] / 2).log().abs().median() < 0.05
@@ -112,8 +114,8 @@ def test_what_flow_explains_is_not_swept():
     flow = torch.zeros(4, 2, 64, 96)
     flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
     flow[:, :, 24:40, 40:56] = torch.tensor([[0.0, 6 * k] for k in steps])[:, :, None, None]
-    views = D.Views(
-        D.texture_of(falling(0)), torch.stack([falling(k) for k in steps]), flow, torch.ones(4, 1, 64, 96), there_T_here
+    views = V.Views(
+        V.texture_of(falling(0)), torch.stack([falling(k) for k in steps]), flow, torch.ones(4, 1, 64, 96), there_T_here
     )
     wall = torch.full((1, 64, 96), 10.0)
     _, found = D.sweep(wall, wall, falling(0), views, camera)
@@ -127,12 +129,12 @@ def test_steadied_depth_is_truer_than_that_of_single_frames(room):
     noise = rng.normal(0, 0.2, (6, 4, 6)).astype(np.float32).repeat(32, 1).repeat(32, 2)
     assert noise.shape == shot.depth.shape
     noisy = replace(shot, depth=shot.depth * np.exp(noise))
-    prior, before = (np.stack([D.dense_prior(s, solution, n)[0].numpy() for n in range(6)]) for s in (shot, noisy))
-    after = D.steadied(noisy, solution, dis_flow, D.in_memory)
+    prior, before = (np.stack([V.dense_prior(s, solution, n)[0].numpy() for n in range(6)]) for s in (shot, noisy))
+    after = D.steadied(noisy, solution, dis_flow, V.in_memory)
     inner = slice(2, 4)  # frames with two others on either side
     assert change_of(after[inner], prior[inner]) < 0.7 * change_of(before[inner], prior[inner])
     assert change_of(after[:1], before[:1]) < 1e-6  # the first has none before it
-    clean = D.steadied(shot, solution, dis_flow, D.in_memory)
+    clean = D.steadied(shot, solution, dis_flow, V.in_memory)
     assert change_of(clean, prior) < 0.02
 
 
@@ -148,10 +150,10 @@ def test_what_passes_a_resting_camera_is_found(room):
     still = replace(solution, world_T_cam=eye, parallax=0.0, observable=False, resting=True)
     watched = replace(shot, images=images)
     _, dense, _, _ = R.refine(watched, still, dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)
-    there = resize(torch.from_numpy(real).float()[:, None], D.dense_size(shot.size))[:, 0].numpy() > 0.5
+    there = resize(torch.from_numpy(real).float()[:, None], V.dense_size(shot.size))[:, 0].numpy() > 0.5
     found = dense.moving > 0.5
     assert (found & there).sum() > 0.6 * (found | there).sum()
-    kept = np.stack([D.dense_prior(watched, still, n)[0].numpy() for n in range(6)])
+    kept = np.stack([V.dense_prior(watched, still, n)[0].numpy() for n in range(6)])
     assert np.array_equal(dense.depth, kept)
     lost = R.refine(watched, replace(still, resting=False), dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)[1]
     assert lost.moving.max() == 0  # an unknown camera says nothing about what moves
@@ -167,13 +169,13 @@ def test_every_pair_of_frames_is_matched_once(room):
 
     D.triangulate_shot(shot, solution, flow, (1, 2), lambda n: None)
     assert len(asked) == len(set(asked)) == 2 * (5 + 4)
-    kept: D.Kept = {}
+    kept: V.Kept = {}
     for n in range(6):
         others = [n + k for k in (1, -1, 2, -2) if 0 <= n + k < 6]
-        go, back = D.both_ways(shot, dis_flow, n, others, kept)
+        go, back = V.both_ways(shot, dis_flow, n, others, kept)
         here, there = np.repeat(shot.images[n : n + 1], len(others), 0), shot.images[others]
-        assert torch.equal(go, resize_flow(dis_flow(here, there), D.dense_size(shot.size)))
-        assert torch.equal(back, resize_flow(dis_flow(there, here), D.dense_size(shot.size)))
+        assert torch.equal(go, resize_flow(dis_flow(here, there), V.dense_size(shot.size)))
+        assert torch.equal(back, resize_flow(dis_flow(there, here), V.dense_size(shot.size)))
     assert not kept
 
 
@@ -215,6 +217,82 @@ def test_moving_object_is_found():
         torch.ones(10, dtype=torch.float64), 20.0, 0.0,
     )  # fmt: skip
     dense = D.triangulate_shot(shot, solution, dis_flow, (1, 2, 4), lambda n: None)
-    real = resize(truth.moving, D.dense_size(size))[:, 0].numpy() > 0.5
+    real = resize(truth.moving, V.dense_size(size))[:, 0].numpy() > 0.5
     assert dense.moving[real].mean() > 3 * dense.moving[~real].mean()
     assert dense.moving[~real].mean() < 0.1
+
+
+def test_depth_spreads_along_colour_and_not_across():
+    """Left of an edge of colour the border is known to be 2, right of it to be 5; distance alone would mix them."""
+    x, weight, image = torch.zeros(1, 24, 30), torch.zeros(1, 24, 30), torch.zeros(3, 24, 30)
+    image[0, :, 20:] = 0.5
+    x[:, :, :3], weight[:, :, :3] = 2.0, 1.0
+    x[:, :, -3:], weight[:, :, -3:] = 5.0, 1.0
+    filled = spread(x, weight, image)
+    assert (filled[:, :, :19] - 2).abs().max() < 0.2 and (filled[:, :, 21:] - 5).abs().max() < 0.2
+    assert (spread(x, weight, 0 * image)[:, :, 18] - 2).abs().max() > 0.5
+    known = torch.full_like(weight, 1e6)
+    assert torch.allclose(spread(x, known, image), x, atol=1e-3)
+
+
+def falling_square(k: int, even: bool) -> torch.Tensor:
+    """The wall of `passing` and a square that falls 6 px a step before it; `even`: all of one colour."""
+    rng = np.random.default_rng(1)
+    square = F.avg_pool2d(torch.from_numpy(rng.uniform(0, 1, (1, 1, 20, 20)).astype(np.float32)), 3, 1, 1)[0, 0]
+    image = passing(k, False).clone()
+    image[:, 20 + 6 * k : 40 + 6 * k, 40:60] = 0.9 if even else square
+    return image
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_objects_are_whole(even):
+    """A falling square is one object, also where it has no texture and so looks the same wherever it is."""
+    steps = (1, -1, 2, -2)
+    there_T_here = torch.eye(4).repeat(4, 1, 1)
+    there_T_here[:, 0, 3] = torch.tensor([-0.2 * k for k in steps])
+    lens = Intrinsics(torch.tensor([100.0, 100.0]), torch.tensor([48.0, 32.0]), (96, 64))
+    true = torch.zeros(64, 96, dtype=torch.bool)
+    true[20:40, 40:60] = True
+    flow = torch.zeros(4, 2, 64, 96)
+    flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
+    for k, step in enumerate(steps):
+        flow[k, :, true] = torch.tensor([[0.0], [6.0 * step]])
+    image, images = falling_square(0, even), torch.stack([falling_square(k, even) for k in steps])
+    seen = V.Views(V.texture_of(image), images, flow, torch.ones(4, 1, 64, 96), there_T_here)
+    wall = torch.full((1, 64, 96), 10.0)
+    found, _, errors = D.triangulate(wall, seen, lens)
+    worse = M.betrayed(image, (wall, found), seen, lens)
+    p = M.objects(errors, (found / wall).log(), worse, seen)[0] > 0.5
+    assert (p & true).sum() / (p | true).sum() > 0.8
+    at_rest = replace(seen, flow=flow.clone().index_fill_(1, torch.tensor([1]), 0.0))
+    at_rest.flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
+    found, _, errors = D.triangulate(wall, at_rest, lens)
+    still = M.objects(errors, (found / wall).log(), M.betrayed(image, (wall, found), at_rest, lens), at_rest)
+    assert still.max() < 0.1
+
+
+def test_a_vote_fills_the_frame_that_missed_an_object():
+    """A square moves 3 px a frame; frame 2 did not see it and frame 4 saw something where nothing is."""
+    true = np.zeros((6, 40, 60), np.float32)
+    near = np.zeros((6, 6, 40, 60), np.float32)
+    for n in range(6):
+        true[n, 10:20, 5 + 3 * n : 15 + 3 * n] = 1
+        near[n, 0] = near[n, 2] = 0
+        near[n, 0][true[n] > 0], near[n, 2][true[n] > 0] = 3, -3
+    near[:, 4:] = 1
+    said = true.copy()
+    said[2] = 0
+    said[4, 30:36, 30:36] = 1
+    M.voted(said, near)
+    found = said > M.MAJORITY
+    assert (found == (true > 0.5)).mean((1, 2)).min() > 0.97
+    assert not found[4, 30:36, 30:36].any() and found[2][true[2] > 0].mean() > 0.9
+
+
+def test_outlines_snap_to_colours():
+    image, said = torch.zeros(3, 40, 60), torch.zeros(1, 40, 60)
+    image[:, 10:30, 20:40] = 0.6
+    said[:, 8:29, 21:42] = 0.8
+    found = M.snapped(said, image)[0] > 0.5
+    true = image[0] > 0.3
+    assert (found & true).sum() / (found | true).sum() > 0.97

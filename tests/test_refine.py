@@ -7,11 +7,11 @@ import pytest
 import torch
 from rendered_shot import change_of, rendered_shot
 
-from glvid import dense as D
 from glvid import refine as R
 from glvid.networks import DepthNet
 from glvid.predict import dis_flow
 from glvid.types import Solution
+from glvid.views import dense_prior
 from glvid.warp import resize
 
 
@@ -36,7 +36,7 @@ def error(depth: np.ndarray, truth) -> float:
 def test_output_refinement_improves_depth_and_keeps_the_loss_down(room):
     truth, shot, solution = room
     plan = R.Plan("output", 8)
-    before = np.stack([D.dense_prior(shot, solution, n)[0].numpy() for n in range(6)])
+    before = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(6)])
     net = DepthNet()
     _, dense, refined, progress = R.refine(shot, solution, dis_flow, net, plan, lambda n: None)
     assert error(dense.depth, truth) < 0.5 * error(before, truth)
@@ -63,7 +63,7 @@ def test_depth_is_only_steadied_without_parallax(room):
         torch.ones(6, dtype=torch.float64), 0.0, 0.0,
     )  # fmt: skip
     _, dense, _, progress = R.refine(shot, still, dis_flow, DepthNet(), R.Plan("output", 3), lambda n: None)
-    prior = np.stack([D.dense_prior(shot, still, n)[0].numpy() for n in range(6)])
+    prior = np.stack([dense_prior(shot, still, n)[0].numpy() for n in range(6)])
     assert change_of(dense.depth, prior) < 0.02 and "no parallax" in progress.warnings[0]
 
 
@@ -71,7 +71,7 @@ def test_nothing_is_refined_where_matches_contradict_each_other(room):
     _, shot, solution = room
     doubtful = replace(solution, cost=2 * R.CONTRADICTED)
     _, dense, _, progress = R.refine(shot, doubtful, dis_flow, DepthNet(), R.Plan("output", 3), lambda n: None)
-    prior = np.stack([D.dense_prior(shot, doubtful, n)[0].numpy() for n in range(6)])
+    prior = np.stack([dense_prior(shot, doubtful, n)[0].numpy() for n in range(6)])
     assert change_of(dense.depth, prior) < 0.02 and "no rigid scene" in progress.warnings[0]
 
 

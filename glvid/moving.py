@@ -1,0 +1,113 @@
+"""What moves on its own: whole objects whose flow no depth explains, and whose colours follow the flow."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from glvid.geometry import rigid_flow
+from glvid.losses import dissimilarity
+from glvid.types import Intrinsics
+from glvid.views import Views, median_seen
+from glvid.warp import guided_upsample, length, spread, warp
+
+NEARER, FARTHER = 2.5, 1.6  # log units from the network's depth at which a find is half believed; see `far_fetched`
+WRONG, MOVES = (0.9, 0.09), (0.2, 0.08)  # errors (px, and share of the flow) at which `doubt` and `excess` are half, 1
+WORSE = 0.02  # dissimilarity by which a moving object must look worse under rigid motion than under its flow
+LEAKS = 0.001  # dissimilarity by which the rigid scene is the better explanation
+SUSPECT, PROVEN = 0.75, 0.2  # excess from which pixels belong to an object; share of it whose colours must say so
+LEAST = 12  # px of refinement size that an object has
+ROUNDS, MAJORITY = 5, 0.4  # of `voted`; share of votes that decides
+BAND, BLEND = 2, 0.06  # px around an outline that may go over to the other side; difference of colour that separates
+
+
+def doubt(errors: Float[Tensor, "K 1 h w"], views: Views, image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
+    """Probability that a depth is `WRONG` by its errors (px) in other views, so that it must not count."""
+    over = median_seen(errors / (WRONG[0] + WRONG[1] * length(views.flow)), views.visible)
+    p = torch.sigmoid(4 * (over - 1)) * views.visible.amax(0)
+    return guided_upsample(p[None], image[None], radius=3, eps=3e-3)[0].clamp(0, 1)
+
+
+def far_fetched(ratio: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """How unbelievable a depth is, by its log ratio to the network's.
+
+    Much nearer than the network says is a discovery, usually: a pole, a twig. Much farther is not: what moves along
+    with the camera hardly moves in the image, and so looks like a distant, resting thing.
+    """
+    return torch.where(
+        ratio < 0, torch.sigmoid((-ratio - NEARER) / (0.1 * NEARER)), torch.sigmoid((ratio - FARTHER) / (0.1 * FARTHER))
+    )
+
+
+def betrayed(
+    image: Float[Tensor, "3 h w"], depths: Sequence[Float[Tensor, "1 h w"]], views: Views, camera: Intrinsics
+) -> Float[Tensor, "1 h w"]:
+    """By how much colours are less alike where a rigid scene of any of `depths` leads than where flow leads.
+
+    Keeps wrong flow (repeated texture, fast motion) from being taken for motion: there the rigid scene explains the
+    colours as well.
+    """
+    same = image[None].expand_as(views.images)
+    flowed = dissimilarity(same, warp(views.images, views.flow)[0])
+    rigid = []
+    for depth in depths:
+        flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here)
+        rigid.append(dissimilarity(same, warp(views.images, views.as_seen(flow))[0]))
+    return median_seen(torch.stack(rigid).amin(0) - flowed, views.visible)
+
+
+def objects(
+    errors: Float[Tensor, "K 1 h w"],
+    ratio: Float[Tensor, "1 h w"],
+    worse: Float[Tensor, "1 h w"],
+    views: Views,
+) -> Float[Tensor, "1 h w"]:
+    """Probability that a pixel belongs to an object that moves on its own, of one frame.
+
+    errors (px) of the depth that explains the flow best, at log `ratio` to the network's; worse: see `betrayed`.
+    Connected pixels in excess of what errors usually come to (MOVES) are one object; it moves if a fair share of it is
+    betrayed by its colours. An even surface betrays nothing, so single pixels cannot be asked.
+    """
+    excess = median_seen(errors / (MOVES[0] + MOVES[1] * length(views.flow)), views.visible)
+    excess = torch.maximum(excess, 3 * far_fetched(ratio)) * (views.visible.amax(0) > 0)
+    halo = F.avg_pool2d(worse[None], 5, 1, 2, count_include_pad=False)[0] < -LEAKS  # there flow leaks onto what rests
+    suspect = cv2.medianBlur(((excess > SUSPECT) & ~halo)[0].byte().numpy(), 5)
+    count, label, facts, _ = cv2.connectedComponentsWithStats(suspect, connectivity=4)
+    worse = F.avg_pool2d(worse[None], 3, 1, 1, count_include_pad=False)[0, 0]
+    proof = torch.sigmoid((worse - WORSE) / (0.25 * WORSE)).numpy()
+    area = facts[:, cv2.CC_STAT_AREA]
+    share = np.bincount(label.ravel(), proof.ravel(), count) / np.maximum(area, 1)
+    moves = 1 / (1 + np.exp(-(share - PROVEN) / (0.2 * PROVEN))) * (area >= LEAST)
+    moves[0] = 0  # what is not suspect
+    return torch.from_numpy(moves[label]).float()[None]
+
+
+def voted(moving: Float32[np.ndarray, "N h w"], near: Float32[np.ndarray, "N 6 h w"]) -> None:
+    """Every frame's probabilities become the mean of its own and its neighbours', carried along flow, ROUNDS times;
+    in place, since it may lie on disk. near: flow to the next and to the last frame, and where each is visible."""
+    for _ in range(ROUNDS):
+        last = None
+        for n in range(len(moving)):
+            now = torch.from_numpy(np.array(moving[n]))[None, None]
+            votes, count = now.clone(), torch.ones_like(now)
+            after = torch.from_numpy(np.array(moving[n + 1]))[None, None] if n + 1 < len(moving) else None
+            for k, other in enumerate((after, last)):
+                if other is None:
+                    continue
+                flow, seen = torch.from_numpy(near[n, 2 * k : 2 * k + 2])[None], torch.from_numpy(near[n, 4 + k])
+                carried, inside = warp(other, flow)
+                inside = inside * (seen > 0.3)
+                votes, count = votes + inside * carried, count + inside
+            moving[n], last = (votes / count)[0, 0], now
+
+
+def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
+    """The objects of a vote, their outlines moved to where colours change."""
+    inside = (moving > MAJORITY).float()
+    size = 2 * BAND + 1
+    grown, kept = (s * F.max_pool2d(s * inside[None], size, 1, BAND)[0] for s in (1, -1))
+    return spread(inside, 1 - 0.98 * (grown - kept), image, stiff=1.0, edge=BLEND).clamp(0, 1)

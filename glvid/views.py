@@ -1,0 +1,127 @@
+"""What a frame's pixels look like from other frames of its shot: flow, visibility, cameras, at refinement size."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from glvid.geometry import inverse, rolled_flow
+from glvid.losses import dissimilarity
+from glvid.predict import FlowOf, as_tensor
+from glvid.types import GLOBAL_SHUTTER, Shot, Solution
+from glvid.warp import resize, resize_flow, visibility, warp
+
+ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
+
+Store = Callable[[tuple[int, ...]], Float32[np.ndarray, "..."]]  # zeros of this shape, in memory or on disk
+
+
+def in_memory(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    """The `Store` for short shots."""
+    return np.zeros(shape, np.float32)
+
+
+def dense_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Size at which pixels are triangulated: half the working size."""
+    return size[0] // 2, size[1] // 2
+
+
+@dataclass(frozen=True)
+class Views:
+    """What one frame's pixels look like from K others."""
+
+    texture: Float[Tensor, "3 h w"]  # of the frame itself: mean gx^2, gx gy, gy^2 of brightness per px
+    images: Float[Tensor, "K 3 h w"]
+    flow: Float[Tensor, "K 2 h w"]
+    visible: Float[Tensor, "K 1 h w"]
+    there_T_here: Float[Tensor, "K 4 4"]
+    rolled: Float[Tensor, "K 2 h w"] | None = None  # what a rolling shutter adds to the flow of what rests
+
+    def as_seen(self, rigid: Float[Tensor, "k 2 h w"]) -> Float[Tensor, "k 2 h w"]:
+        """The rigid flow to the first k views as the shutter shows it."""
+        return rigid if self.rolled is None else rigid + self.rolled[: len(rigid)]
+
+
+def texture_of(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
+    gy, gx = torch.gradient(image.mean(0))
+    return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]
+
+
+def along(texture: Float[Tensor, "3 h w"], direction: Float[Tensor, "K 2 h w"]) -> Float[Tensor, "K 1 h w"]:
+    """Mean squared brightness change per px along a direction: where it is 0, flow along it is a guess (aperture)."""
+    x, y = direction[:, :1], direction[:, 1:]
+    xx, xy, yy = texture[:, None]
+    return (x * x * xx + 2 * x * y * xy + y * y * yy) / (x * x + y * y + 1e-12)
+
+
+def median_seen(x: Float[Tensor, "K 1 h w"], visible: Float[Tensor, "K 1 h w"]) -> Float[Tensor, "1 h w"]:
+    """Median over the views a pixel is visible in; 0 where there is none."""
+    return torch.where(visible > 0, x, torch.nan).nanmedian(0).values.nan_to_num(0)
+
+
+def dense_prior(shot: Shot, solution: Solution, n: int) -> Float[Tensor, "1 h w"]:
+    """The network's depth of frame n at refinement size, in the path's unit; averaged as inverse depth."""
+    depth = torch.from_numpy(np.array(shot.depth[n], dtype=np.float32))[None, None]
+    return float(solution.depth_scale[n]) / resize(1 / depth, dense_size(shot.size))[0]
+
+
+Kept = dict[tuple[int, int], Tensor]  # flow (2, h, w) from one frame of a shot to another
+
+
+def both_ways(
+    shot: Shot, flow: FlowOf, n: int, others: Sequence[int], kept: Kept
+) -> tuple[Float[Tensor, "K 2 h w"], Float[Tensor, "K 2 h w"]]:
+    """Flow n -> others and back at refinement size.
+
+    `kept` holds those a frame before n asked for, which saves half of all; those that a later frame will ask for are
+    added, those that none will are taken out.
+    """
+    new = [k for k in others if (n, k) not in kept]
+    if new:
+        here, there = (
+            np.repeat(np.asarray(shot.images[n : n + 1]), len(new), 0),
+            np.stack([shot.images[k] for k in new]),
+        )
+        there_and_back = (resize_flow(x, dense_size(shot.size)) for x in (flow(here, there), flow(there, here)))
+        for k, go, back in zip(new, *there_and_back, strict=True):
+            kept[n, k], kept[k, n] = go, back
+    pairs = [(kept[n, k], kept[k, n]) for k in others]
+    for k in others:
+        if k < n:
+            del kept[n, k], kept[k, n]
+    go, back = zip(*pairs, strict=True)
+    return torch.stack(go), torch.stack(back)
+
+
+def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int], kept: Kept) -> Views | None:
+    """The frames at +- offsets of frame n, at refinement size; None if there is none."""
+    others = [n + s * k for k in offsets for s in (1, -1) if 0 <= n + s * k < len(shot)]
+    if not others:
+        return None
+    go, back = both_ways(shot, flow, n, others, kept)
+    visible = visibility(go, back, floor=0.7)
+    trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
+    there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
+    stored = np.stack([shot.images[k] for k in (n, *others)])
+    images = resize(as_tensor(stored), dense_size(shot.size))
+    image, images = images[:1], images[1:]
+    unlike = dissimilarity(image.expand_as(images), warp(images, go)[0])
+    visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
+    rolled = rolled_flow_of(shot, solution, n, others, dense_size(shot.size))
+    return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float(), rolled)
+
+
+def rolled_flow_of(
+    shot: Shot, solution: Solution, n: int, others: Sequence[int], size: tuple[int, int]
+) -> Float[Tensor, "K 2 h w"] | None:
+    """`rolled_flow` of frame n at a size, at the network's depth; None for a global shutter."""
+    if abs(solution.readout) < GLOBAL_SHUTTER:
+        return None
+    depth = 1 / resize(1 / dense_prior(shot, solution, n)[None], size)[0]
+    poses = inverse(solution.world_T_cam)
+    return rolled_flow(depth, solution.intrinsics.resized(size), poses, n, others, solution.readout)
