@@ -138,7 +138,7 @@ def triangulate_shot(
     store: Store = in_memory,
     searched: bool = True,
 ) -> Dense:
-    """Every frame's depth, certainty and moving probability, frame by frame.
+    """Every frame's depth, certainty and moving probability; the last one agreed upon by neighbouring frames.
 
     Where the camera rests, depth stays the network's and all that flow shows moves on its own. `searched`: near things
     that flow lost are looked for by `sweep`, which costs more than all the rest.
@@ -159,11 +159,13 @@ def triangulate_shot(
             bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
             moving = objects(errors, ratio, betrayed(image, (start, bounded), views, camera), views)
             near[n] = neighbours(views, n, len(shot))
+            left_out = unwanted(shot, n)
+            wrong = torch.maximum(wrong, left_out)
             sure = information / (information + 20) * (1 - torch.maximum(moving, wrong)) ** 2
             depth = start * spread(ratio, sure, image).exp()
             if searched:
                 swept, found = sweep(start, depth, image, views, camera)
-                found = found * (1 - sure)
+                found = found * (1 - sure) * (1 - left_out)
                 moving = moving * (1 - found)
                 ratio = torch.lerp(ratio, (swept / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
                 sure = sure * (1 - found) + found
@@ -173,11 +175,14 @@ def triangulate_shot(
     voted(dense.moving, near)
     for n in range(len(shot)):
         moving = snapped(torch.from_numpy(dense.moving[n])[None], resize(as_tensor(shot.images[n : n + 1]), size)[0])
-        if shot.ignored is not None:
-            asked = torch.from_numpy(np.array(shot.ignored[n], dtype=np.float32))
-            moving = torch.maximum(moving, resize(asked[None, None], size)[0])
-        dense.moving[n] = moving[0]
+        dense.moving[n] = torch.maximum(moving, unwanted(shot, n))[0]
     return dense
+
+
+def unwanted(shot: Shot, n: int) -> Float[Tensor, "1 h w"]:
+    """1 where the user wants pixels left out of everything."""
+    asked = np.zeros(shot.images.shape[1:3]) if shot.ignored is None else np.array(shot.ignored[n])
+    return resize(torch.from_numpy(asked).float()[None, None], dense_size(shot.size))[0]
 
 
 def neighbours(views: Views, n: int, frames: int) -> Float[Tensor, "6 h w"]:

@@ -1,4 +1,5 @@
-"""Rigid motion, projection, two-view geometry. Every function is batched over leading dimensions and differentiable."""
+"""Rigid motion, projection, two-view geometry. Functions are differentiable, and batched over leading dimensions (but
+for `rolled_flow`)."""
 
 from collections.abc import Sequence
 
@@ -144,7 +145,8 @@ def rolled_flow(
 
     A row is taken `readout` (y / H - 1/2) frame times later than the middle one, whose pose frames have; a point is
     then seen where it has moved to in that time, at the speed it has in the picture (first order; Meingast et al.
-    2005). So the flow grows by its lag there and shrinks by its lag here.
+    2005). So the flow grows by its lag there and shrinks by its lag here. Speeds are differences over two frames:
+    shaking as fast as that is underestimated.
     """
     last, H = len(cam_T_world) - 1, intrinsics.size[1]
     frames = torch.tensor([i, *others])
@@ -157,7 +159,7 @@ def rolled_flow(
     speed = (flow[2] - flow[1]) / (after - before).clamp_min(1)[:, None, None, None]
     most = 0.25 * max(intrinsics.size)  # px a frame: beyond this the point has left the picture
     row = (pixel_grid(intrinsics.size, depth)[1:] + flow[0][:, 1:]) / H - 0.5
-    lag = readout * row * speed.clamp(-most, most)
+    lag = readout * row.clamp(-0.5, 0.5) * speed.clamp(-most, most)
     return lag[1:] - lag[:1]
 
 

@@ -162,8 +162,12 @@ def structure(
     j_T_i: Float[Tensor, "P 4 4"],
     intrinsics: Intrinsics,
     weight: Float[Tensor, "P 1 H W"],
+    rolled: Float[Tensor, "P 2 H W"] | None = None,
 ) -> Tensor:
     """Distance from R X_i(p) + t to X_j(p + F(p)), relative to depth (GLNet, multi-view 3-D structure consistency).
+
+    rolled: what a rolling shutter adds to the flow; X_j is looked up where it is seen, and lies where it would be seen
+    without.
 
     r = |difference| / mean depth of the two is free of scale, so no shrinking of the scene lowers it, and at most 2
     along the depth axis (cf. SC-SfMLearner's |D - D'| / (D + D')). The term is 0.25 log(1 + r / 0.25), so that pixels
@@ -172,7 +176,7 @@ def structure(
     """
     there = transform(j_T_i, backproject(depth_i.clamp(NEAR, FAR), intrinsics))
     nearness, inside = warp(depth_j.clamp(NEAR, FAR).reciprocal(), flow_ij)
-    xy = pixel_grid(intrinsics.size, flow_ij) + flow_ij
+    xy = pixel_grid(intrinsics.size, flow_ij) + (flow_ij if rolled is None else flow_ij - rolled)
     uv = (xy - intrinsics.center[..., None, None]) / intrinsics.focal[..., None, None]
     here = torch.cat([uv, torch.ones_like(nearness)], 1) / nearness
     z = there[:, 2:]
@@ -331,7 +335,9 @@ def _geometric_terms(
     terms = {}
     flow = pairs.flow_ij if pairs.rolled is None else pairs.flow_ij - pairs.rolled
     if weights.structure:
-        terms["structure"] = structure(depth[pairs.i], depth[pairs.j], flow, pairs.j_T_i, intrinsics, weight)
+        terms["structure"] = structure(
+            depth[pairs.i], depth[pairs.j], pairs.flow_ij, pairs.j_T_i, intrinsics, weight, pairs.rolled
+        )
     if weights.epipolar:
         terms["epipolar"] = epipolar(flow, intrinsics, pairs.j_T_i, weight)
     return terms

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from room import Room, room, write_run
 from test_layouts import kitti_raw, picture, text
 
-from glvid import evaluate, formats, infer, results
+from glvid import evaluate, formats, infer, results, synth
 from glvid.cli import command
 from glvid.data.layouts import survey
 from glvid.data.splits import eigen_test, listed_frames, read_frames, training
@@ -213,7 +214,14 @@ def test_odometry(tmp_path, truth, infer_tells_the_truth):
     done = evaluate.benchmark("kitti-odometry", [root], tmp_path / "out", InferOptions())
     assert done.summary["ate_m"] < 1e-6 and done.summary["ate5"] < 1e-6 and np.isnan(done.summary["t_rel"])
     assert json.loads((tmp_path / "out/summary.json").read_text())["summary"]["t_rel"] is None
-    assert "GLNet, sequence 09 (published)" in (tmp_path / "out/table.md").read_text()
+    assert "published" not in (tmp_path / "out/table.md").read_text()  # those are of 09 and 10
+    lines = (tmp_path / "out/frames.csv").read_text().splitlines()
+    assert lines[0] == "clip,frame,position_m,step_m,step_deg" and len(lines) == 7 and lines[-1].endswith(",,")
+    for number in ("09", "10"):
+        shutil.copytree(root / "sequences/07", root / f"sequences/{number}")
+        shutil.copy(root / "poses/07.txt", root / f"poses/{number}.txt")
+    evaluate.benchmark("kitti-odometry", [root], tmp_path / "all", InferOptions())
+    assert "GLNet, sequence 09 (published)" in (tmp_path / "all/table.md").read_text()
 
 
 def test_splits():
@@ -335,3 +343,18 @@ def test_a_pair_taken_for_a_cut_counts_as_no_flow(tmp_path, truth):
     run = write_run(tmp_path / "run", truth, shots=(1,))
     row = B.flow_row(FlowPair("KITTI flow", "a", *pictures, tmp_path / "true.png"), run)
     assert row["epe"] == pytest.approx(np.hypot(*truth.flow[0]).mean(), abs=0.02)
+
+
+def test_a_benchmark_of_flow_pairs(tmp_path):
+    """Two rendered pairs in KITTI's layout, through inference: figures of every pair, their mean, DIS beside them."""
+    synth.synth(tmp_path / "tree", 2, "kitti-flow", size=(192, 96), seed=3)
+    done = evaluate.benchmark("kitti-flow", [tmp_path / "tree"], tmp_path / "out", InferOptions())
+    rows = list(csv.DictReader((tmp_path / "out/frames.csv").open()))
+    assert len(rows) == 2 and done.summary["pairs"] == 2
+    assert done.summary["epe"] == pytest.approx(np.mean([float(row["epe"]) for row in rows]), rel=1e-6)
+    wrong, pixels = (sum(float(row[key]) for row in rows) for key in ("outliers", "pixels"))
+    assert done.summary["fl_percent"] == pytest.approx(100 * wrong / pixels)
+    assert done.summary["epe"] == pytest.approx(done.summary["epe_dis"], abs=0.05)  # without refinement it is DIS
+    assert 0 < done.summary["epe_noc"] <= done.summary["epe"]
+    assert "published" not in (tmp_path / "out/table.md").read_text()  # those are of all 200 pairs
+    assert json.loads((tmp_path / "out/summary.json").read_text())["summary"]["pairs"] == 2

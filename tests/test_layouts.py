@@ -162,6 +162,28 @@ def test_flow_pairs(tmp_path):
     assert pairs["middlebury/Venus"].flow.parts[-3] == "other-gt-flow"
 
 
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("sintel/final/alley/frame_0002.png", "is missing"),
+        ("chairs/00001_img2.ppm", "is 30x20 px"),
+        ("chairs/00001_img1.ppm", "cannot be read"),
+        ("chairs/00001_flow.png", "is no flow"),
+    ],
+)
+def test_a_broken_flow_pair_is_named_before_anything_is_learned(tmp_path, harm, words):
+    flow_trees(tmp_path)
+    path = next(p for p in tmp_path.rglob(Path(harm).name) if str(p).endswith(harm))
+    if words == "is missing":
+        path.unlink()
+    elif words.startswith("is 30"):
+        path.write_bytes(cv2.imencode(".ppm", np.zeros((20, 30, 3), np.uint8))[1].tobytes())
+    else:
+        path.write_bytes(b"torn")
+    with pytest.raises(InputError, match=f"{path.name}: .*{words}|{words}"):
+        survey([tmp_path])
+
+
 def test_sintel_with_depth_is_a_film(tmp_path):
     root = sintel(tmp_path / "sintel/training")
     found = survey([tmp_path])

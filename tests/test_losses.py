@@ -205,13 +205,14 @@ def test_flow_cannot_starve_depth(truth):
 def test_a_rolling_shutter_is_taken_out_of_flow(truth):
     """Flow that rows taken one after another have changed costs nothing more, once it is known by how much."""
     names = ("structure", "epipolar")
-    rolled = torch.full_like(truth.pairs.flow_ij, 0.7)
+    rolled = torch.zeros_like(truth.pairs.flow_ij)
+    rolled[:, 0] = 0.7  # px: depth to the side is a little different
     seen = replace(truth.pairs, flow_ij=truth.pairs.flow_ij + rolled)
     exact, ignored = terms(truth, *names), terms(replace(truth, pairs=seen), *names)
     known = terms(replace(truth, pairs=replace(seen, rolled=rolled)), *names)
     for name in names:
         assert known[name] < 0.5 * ignored[name]
-        assert known[name] == pytest.approx(exact[name].item(), abs=0.05 * ignored[name].item())
+    assert known["epipolar"] == pytest.approx(exact["epipolar"].item())  # it knows no depth
 
 
 def test_best_source_wins(truth):

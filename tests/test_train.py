@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -265,7 +266,7 @@ def test_training_stops_at_the_first_value_that_is_not_finite(out):
     assert good.read_bytes() == before
 
 
-@pytest.mark.parametrize("harm", ["cut", "nan", "other"])
+@pytest.mark.parametrize("harm", ["cut", "nan", "optimiser", "other"])
 def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(out, harm, monkeypatch):
     train.train(options(out, steps=2, every=0.0))
     first, last = state.checkpoints(options(out), "depth")
@@ -274,6 +275,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(out, harm, 
         last.write_bytes(last.read_bytes()[:5000])
     elif harm == "nan":
         next(iter(content["nets"].values())).fill_(np.nan)
+        weights.save_checkpoint(content, last)
+    elif harm == "optimiser":
+        next(iter(content["optimiser"]["state"].values()))["exp_avg"].fill_(np.inf)
         weights.save_checkpoint(content, last)
     else:
         name = next(iter(content["nets"]))
@@ -300,12 +304,43 @@ def test_a_full_disk_is_found_before_the_first_step_and_survived_after(out, monk
         Path(file).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
-        patch.setattr("torch.save", full)
-        train.train(options(out, steps=4, resume=True))
+    def no_copy(source, target):
+        raise OSError(28, "No space left on device")
+
+    for where, broken in (("torch.save", full), ("shutil.copyfile", no_copy)):
+        with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
+            patch.setattr(where, broken)
+            patch.setattr(loop, "METRIC", {"depth": "steps"})  # so that every checkpoint is a best one
+            patch.setattr(loop, "validated", lambda *a: {"steps": -1.0})
+            train.train(options(out, steps=4, resume=True))
+        for path in state.checkpoints(options(out), "depth"):
+            if path.name not in kept:
+                path.unlink()
+    kept = {name: data for name, data in kept.items() if (out / "checkpoints" / name).exists()}
     assert {p.name: p.read_bytes() for p in (out / "checkpoints").glob("depth-0*")} == kept
     train.train(options(out, steps=4, resume=True))
     assert [x[1] for x in losses(out)] == [0, 1, 2, 3]
+
+
+def test_a_run_killed_after_its_last_checkpoint_still_leaves_its_cards(out):
+    folder = train.train(options(out, steps=2))
+    left = {p.name: p.read_bytes() for p in folder.iterdir()}
+    (folder / "depth-small.md").unlink()
+    (folder / "depth-small.safetensors").write_bytes(b"older")
+    train.train(options(out, steps=2, resume=True))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == left
+
+
+def test_a_card_says_how_its_network_was_made(out, tmp_path):
+    (tmp_path / "kept out.txt").write_text("clips/test*\n")
+    folder = train.train(options(out, steps=1, exclude=(f"@{tmp_path}/kept out.txt", "b.mp4")))
+    said = (folder / "depth-small.md").read_text()
+    assert "Kept out: `clips/test*`, `b.mp4`" in said
+    line = next(line for line in said.splitlines() if line.startswith("glvid train"))
+    words = shlex.split(line)
+    assert words[words.index("--size") + 1] == "x".join(map(str, SIZE)) and words[words.index("--steps") + 1] == "1"
+    given = [words[k + 1] for k, word in enumerate(words) if word == "--exclude"]
+    assert given == [f"@{tmp_path}/kept out.txt", "b.mp4"]
 
 
 def test_stage_all_hands_each_stage_what_was_learned_before(out, tmp_path):

@@ -287,9 +287,27 @@ def kitti_flow(folder: Path, folders: list[Path], patterns: list[str]) -> list[I
 
 
 def _both(flow: Path, first: Path, second: Path) -> None:
+    """Both pictures of a flow are there, and of its size; headers alone are read. Raises InputError."""
+    size = flow_size(flow)
     for path in (first, second):
         if not path.exists():
             raise InputError(f"{path}: is missing, the picture that {flow.name} belongs to; copy the data set anew")
+        if (found := picture_size(path)) != size:
+            said = "cannot be read as a picture" if found is None else f"is {found[0]}x{found[1]} px"
+            raise InputError(f"{path}: {said}, its flow {flow.name} {size[0]}x{size[1]}; copy the data set anew")
+
+
+def flow_size(path: Path) -> tuple[int, int]:
+    """Width and height of a stored flow, from its header. Raises InputError."""
+    if path.suffix != ".flo":
+        size = picture_size(path)
+    else:
+        with open(path, "rb") as file:
+            head = np.frombuffer(file.read(12).ljust(12, b"\0"), "<i4")
+        size = (int(head[1]), int(head[2])) if head[:1].view("<f4")[0] == np.float32(FLO_TAG) else None
+    if size is None:
+        raise InputError(f"{path}: is no flow; copy the data set anew")
+    return size
 
 
 # --- others -----------------------------------------------------------------------------------------------------------
@@ -352,11 +370,13 @@ def sintel(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item]
     for flow in sorted(p for p in (folder / "flow").glob("*/frame_*") if p.suffix in (".flo", ".png")):
         scene, number = flow.parent.name, int(flow.stem.removeprefix("frame_"))
         for render in sorted(names & {"clean", "final"}):
+            if not (folder / render / scene).is_dir():  # one of the two renders may be left out, or hold fewer scenes
+                continue
             first, second = (folder / render / scene / f"frame_{n:04d}.png" for n in (number, number + 1))
-            if first.exists() and second.exists():
-                name = f"{render}/{scene}/{flow.stem}"
-                invalid = _there(folder / "invalid" / scene / f"{flow.stem}.png")
-                pairs.append(FlowPair(f"Sintel {render}", name, first, second, flow, invalid))
+            _both(flow, first, second)
+            name = f"{render}/{scene}/{flow.stem}"
+            invalid = _there(folder / "invalid" / scene / f"{flow.stem}.png")
+            pairs.append(FlowPair(f"Sintel {render}", name, first, second, flow, invalid))
     scenes = sorted({p.parent.name for what in ("depth/*/*.dpt", "camdata_left/*/*.cam") for p in folder.glob(what)})
     films = [folder / max(names & {"clean", "final"}) / scene for scene in scenes]  # final: with blur and haze
     return [*(_sintel_scene(folder, film) for film in films if film.is_dir()), *pairs] or None
@@ -413,7 +433,10 @@ def middlebury(folder: Path, folders: list[Path], patterns: list[str]) -> list[I
         return None
     places = [folder, *sorted(folder.parent.parent.glob(f"*gt-flow/{folder.name}"))]
     flow = next((p for place in places for e in (".flo", ".png") if (p := place / f"flow10{e}").exists()), None)
-    return [FlowPair("Middlebury", f"middlebury/{folder.name}", first, second, flow)] if flow else None
+    if flow is None:
+        return None
+    _both(flow, first, second)
+    return [FlowPair("Middlebury", f"middlebury/{folder.name}", first, second, flow)]
 
 
 def plain(folder: Path, inside: list[Path], name: str) -> Iterator[Item]:

@@ -274,6 +274,19 @@ def ate(est: Float64[np.ndarray, "N 4 4"], gt: Float64[np.ndarray, "N 4 4"]) -> 
     return {"ate_m": error, "path_m": length, "ate_percent": 100 * error / max(length, 1e-9), "scale": float(scale)}
 
 
+def along_path(est: Float64[np.ndarray, "N 4 4"], gt: Float64[np.ndarray, "N 4 4"]) -> list[dict[str, float]]:
+    """Of every frame, what `ate` and `rpe` take the root mean square of: "position_m", and over the step to the next
+    frame "step_m" and "step_deg" (none for the last one)."""
+    a, b = est[:, :3, 3], gt[:, :3, 3]
+    scale, R, t = umeyama(torch.tensor(a), torch.tensor(b))
+    rows = [{"position_m": float(x)} for x in np.linalg.norm(float(scale) * a @ R.numpy().T + t.numpy() - b, axis=-1)]
+    e, g = (relative(x[:-1], x[1:]) for x in (scaled(est, gt), gt))
+    steps = zip(np.linalg.norm(e[:, :3, 3] - g[:, :3, 3], axis=-1), angles_between(e, g), strict=True)
+    for row, (metres, degrees) in zip(rows, steps, strict=False):
+        row |= {"step_m": float(metres), "step_deg": float(degrees)}
+    return rows
+
+
 def rpe(est: Float64[np.ndarray, "N 4 4"], gt: Float64[np.ndarray, "N 4 4"], delta: int = 1) -> dict[str, float]:
     """Relative pose error over all pairs of frames `delta` apart, as evo's RPE: RMSE, "rpe_trans_m" and "rpe_rot_deg".
 

@@ -1,14 +1,14 @@
 """The protocols of the literature, by name, on one run and what is known of its clip: numbers, and a row per frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from glvid.evaluate import metrics
-from glvid.evaluate.truth import Judged, depth_pairs, measured_depth, path_pair, scanned_depth
-from glvid.results import RunFolder
+from glvid.evaluate.truth import Judged, depth_pairs, measured_depth, path_pair, posed, scanned_depth
+from glvid.results import Row, RunFolder
 from glvid.types import Recording
 
 INDOOR, OUTDOOR, SINTEL = 10.0, 80.0, 70.0  # m: true depth beyond does not count
@@ -80,7 +80,8 @@ def video_depth(case: Judged) -> Scores:
     farthest = np.inf if outdoors(case.recording) else FAR_INDOOR
     whole = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, farthest, cubic=True)]
     cap = cap_of(case.recording)
-    pairs = [(p, g) for _, p, g in depth_pairs(case, measured_depth, metrics.NEAREST, cap)]
+    found = list(depth_pairs(case, measured_depth, metrics.NEAREST, cap))
+    pairs = [(p, g) for _, p, g in found]
     if not sum(len(g) for _, g in pairs):
         return Scores({}, weight=0)
     clipped = SINTEL if case.recording.kind == "Sintel" else np.inf
@@ -88,7 +89,16 @@ def video_depth(case: Judged) -> Scores:
     b = metrics.disparity_aligned(pairs, cap)
     summary = {f"a_scale_{k}": a[k] for k in metrics.DEPTH} | {f"a_shift_{k}": both[k] for k in metrics.DEPTH}
     summary |= {f"b_{k}": b[k] for k in metrics.DEPTH} | {"frames": len(pairs)}
-    return Scores(summary, weight=a["pixels"])
+    return Scores(summary, tuple(video_rows(found, cap)), a["pixels"])
+
+
+def video_rows(found: list[tuple[Row, np.ndarray, np.ndarray]], cap: float) -> Iterator[dict[str, Any]]:
+    """Of every frame, its Abs Rel under protocol B's one scale and shift of the whole clip."""
+    scale, shift = metrics.disparity_scale_shift([(p, g) for _, p, g in found])
+    for row, p, g in found:
+        if len(g):
+            error = np.abs(metrics.through_disparity(p, scale, shift, cap) - g) / g
+            yield {"frame": label(row), "of": len(g), "frame_abs_rel": float(error.mean())}
 
 
 # --- path and camera --------------------------------------------------------------------------------------------------
@@ -97,14 +107,22 @@ def video_depth(case: Judged) -> Scores:
 def path(case: Judged) -> Scores:
     """ATE and RPE over one frame, after a similarity (evo's)."""
     said, true = path_pair(case)
-    return Scores(metrics.ate(said, true) | metrics.rpe(said, true) | {"poses": len(said)})
+    names = [label(row) for row, kept in zip(case.run.rows, posed(case), strict=True) if kept]
+    rows = tuple({"frame": n} | r for n, r in zip(names, metrics.along_path(said, true), strict=True))
+    return Scores(metrics.ate(said, true) | metrics.rpe(said, true) | {"poses": len(said)}, rows)
+
+
+def label(row: Row) -> str:
+    """What a frame is called in a table: its picture's name, in a video its number."""
+    return row.name or str(row.index)
 
 
 def kitti_odometry(case: Judged) -> Scores:
     """t_rel and r_rel over 100 to 800 m, ATE, RPE, and the ATE of five frames that earlier papers give."""
     said, true = path_pair(case)
     segments = metrics.kitti_segments(said, true, align="7dof")
-    return Scores(path(case).summary | segments | metrics.five_frame_ate(said, true))
+    found = path(case)
+    return Scores(found.summary | segments | metrics.five_frame_ate(said, true), found.rows)
 
 
 def intrinsics(case: Judged) -> Scores:
@@ -117,7 +135,8 @@ def intrinsics(case: Judged) -> Scores:
     true = tuple(float(x) for x in known.focal)
     field_of_view = metrics.fov_error((camera["fx"], camera["fy"]), true, known.size)
     summary = {"focal_percent": metrics.focal_error(camera["fx"], true[0])} | field_of_view
-    return Scores(summary | {"observable": float(camera["observable"])})
+    found = summary | {"observable": float(camera["observable"])}
+    return Scores(found, ({"frame": "all", **found},))  # one camera for all frames
 
 
 def tum(case: Judged) -> Scores:
@@ -127,7 +146,10 @@ def tum(case: Judged) -> Scores:
         depth = sensor_depth(case)
         summary, rows = summary | depth.summary, depth.rows
     if case.recording.poses is not None:
-        summary |= path(case).summary
+        found = path(case)
+        summary |= found.summary
+        at = {row["frame"]: row for row in found.rows}
+        rows = tuple(row | at.pop(row["frame"], {}) for row in rows) + tuple(at.values())
     return Scores(summary | intrinsics(case).summary, rows)
 
 
@@ -139,15 +161,16 @@ def consistency(run: RunFolder, case: Judged | None = None) -> Scores:
 
     OPW is of depth over its median, so that it has no unit.
     """
-    summary = {"opw": _opw(run)} if any(row.flow for row in run.rows) else {}
+    pairs = _opw(run)
+    summary = {"opw": float(np.mean([row["frame_opw"] for row in pairs]))} if pairs else {}
     known = case.recording if case is not None else None
     if known is not None and known.poses is not None and known.camera is not None and any(known.depth):
         summary |= {"tae_percent": _tae(case)}
-    return Scores(summary)
+    return Scores(summary, tuple(pairs))
 
 
-def _opw(run: RunFolder) -> float:
-    """Pair by pair, so that a long run fits in memory."""
+def _opw(run: RunFolder) -> list[dict[str, Any]]:
+    """Pair by pair, so that a long run fits in memory: a row for every frame that has flow."""
     errors = []
     middle = float(np.median([np.nanmedian(run.depth(row)) for row in run.rows[:: max(1, len(run.rows) // 16)]]))
     for here, there in zip(run.rows[:-1], run.rows[1:], strict=True):
@@ -155,8 +178,8 @@ def _opw(run: RunFolder) -> float:
             continue
         depths = np.stack([run.depth(row) / middle for row in (here, there)])
         images = np.stack([run.image(row).transpose(2, 0, 1) / 255.0 for row in (here, there)])
-        errors.append(metrics.opw(depths, images, run.flow(here)[None]))
-    return float(np.mean(errors))
+        errors.append({"frame": label(here), "frame_opw": metrics.opw(depths, images, run.flow(here)[None])})
+    return errors
 
 
 def _tae(case: Judged) -> float:
@@ -254,7 +277,7 @@ def overall(protocol: Protocol, scores: list[Scores]) -> dict[str, float]:
     view at 1, 5 and 10 degrees (GeoCalib). Video depth: A weighted by pixels, B a mean over clips. Else means over
     clips. NaN does not count; counts are added up.
     """
-    rows = [row for s in scores for row in s.rows]
+    rows = [row for s in scores for row in s.rows if "ratio" in row]
     pooled = metrics.mean_over_frames(rows) if rows else {}
     out: dict[str, float] = {}
     for key in dict.fromkeys(key for s in scores for key in s.summary):

@@ -109,8 +109,8 @@ def clip_benchmark(
     head, summary = protocol.head, overall(protocol, list(scores.values()))
     if protocol.name in EIGEN:
         head, published = eigen_head(protocol, listed, summary, rows)
-    else:
-        published = True
+    else:  # GLNet's rows are of sequences 09 and 10
+        published = {clip.rsplit("/", 1)[-1] for clip in scores} >= {"09", "10"}
     return Outcome(protocol.name, head, clips, summary, tuple(rows), protocol.shown, published)
 
 
@@ -176,7 +176,11 @@ def flow_benchmark(name: str, pairs: Sequence[FlowPair], out: Path, options: Inf
     shown = tuple(key for key in flow_means(rows))
     clips = {kind: flow_means([row for row in rows if row["kind"] == kind]) for kind in kinds if len(kinds) > 1}
     clips |= {row["clip"]: {k: v for k, v in row.items() if k not in ("clip", "kind")} for row in rows}
-    return Outcome(name, FLOW[name], clips, summary, tuple(rows), shown)
+    whole = len(rows) == KITTI_2015  # published numbers are of all its pairs
+    return Outcome(name, FLOW[name], clips, summary, tuple(rows), shown, whole)
+
+
+KITTI_2015 = 200  # training pairs
 
 
 def flow_means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

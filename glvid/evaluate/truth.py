@@ -127,6 +127,12 @@ def path_pair(case: Judged) -> tuple[np.ndarray, np.ndarray]:
 
     Only the longest shot: after a cut a run's world begins anew. Raises UsageError where nothing is known.
     """
+    kept = posed(case)
+    return case.run.trajectory().world_T_cam[kept], case.recording.poses[list(case.at)][kept]
+
+
+def posed(case: Judged) -> np.ndarray:
+    """Which rows of the run, (N,) bool, `path_pair` is of."""
     if case.recording.poses is None:
         raise UsageError(f"{case.recording.path}: its data set knows no camera path")
     shots = np.array([row.shot for row in case.run.rows])
@@ -134,4 +140,4 @@ def path_pair(case: Judged) -> tuple[np.ndarray, np.ndarray]:
     kept = (shots == np.bincount(shots).argmax()) & np.isfinite(true).all((1, 2))
     if kept.sum() < 2:
         raise UsageError(f"{case.recording.path}: fewer than two poses are known of this clip")
-    return case.run.trajectory().world_T_cam[kept], true[kept]
+    return kept

@@ -56,7 +56,8 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     if job.given is not None and fixed(job):
         K = job.given.resized(job.size)
     sigma = None if chosen.focal_sigma is None else chosen.focal_sigma * float(K.focal[0])
-    verdict = (chosen.source, sigma, chosen.observable, round(chosen.readout, 4))
+    readout = max((s.solution for s in solved), key=lambda x: abs(x.readout)).readout  # shots that rest say 0
+    verdict = (chosen.source, sigma, chosen.observable, round(readout, 4))
     camera = results.camera_record(K, (job.clip.width, job.clip.height), *verdict)
     path = np.concatenate([s.solution.world_T_cam.numpy() for s in solved])
     results.write_camera(job.out, camera)

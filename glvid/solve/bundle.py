@@ -111,7 +111,7 @@ def lagging(problem: Problem, state: State) -> Problem:
         speed = (seen[1] - seen[0]) / apart[..., None, None].clamp_min(1)
         most = 0.25 * max(problem.base.size)  # px a frame: beyond this the point has left the picture
         row = torch.cat([t.xy[n][:, None], t.target[n]], 1)[..., 1:] / problem.base.size[1] - 0.5
-        lags.append(row * speed.clamp(-most, most))
+        lags.append(row.clamp(-0.5, 0.5) * speed.clamp(-most, most))
     lag = torch.cat(lags)
     return replace(problem, tracks=replace(t, lag=lag[:, 0], target_lag=lag[:, 1:]))
 
@@ -308,7 +308,7 @@ def adjust(
     points_from: int = 0,
     focal_from: int | None = 0,
 ) -> tuple[State, float]:
-    """Levenberg-Marquardt over poses, point depths and log f. Returns the state and its cost.
+    """Levenberg-Marquardt over poses, point depths, log f and the readout. Returns the state and its cost.
 
     schedule: kernel widths (px), each with the largest number of steps it gets; a width ends when a step gains less
     than 0.01 %. Points move from step `points_from` on, the focal length from `focal_from` on (None: never), the

@@ -10,6 +10,7 @@ from glvid.geometry import inverse
 from glvid.predict import FlowOf
 from glvid.solve.bundle import (
     CORRELATED,
+    NO_READOUT,
     Problem,
     State,
     adjust,
@@ -20,7 +21,7 @@ from glvid.solve.bundle import (
     reduce,
     reproject,
 )
-from glvid.solve.matches import CHUNK, tracks
+from glvid.solve.matches import CHUNK, Tracks, tracks
 from glvid.solve.starts import portion, resting, start, thickened, thinned
 from glvid.types import Intrinsics, Shot, Solution
 
@@ -70,10 +71,8 @@ def solve(
         problem, state, _ = sharpened(problem, settle(problem, None)[0], None)
         return solution(shot, problem, state, (True, 0.0), "given")
     problem, state, agree = best_start(problem, only=given)
-    problem, state, cost = sharpened(problem, state, 0)
-    camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, problem.sigma_px, 0.0, False)
-    noise = 2 * CORRELATED * np.sqrt(2 * cost / max(float(matched.weight.sum()), 1e-9))  # px that matches are off by
-    sigma = noise / np.sqrt(max(float(camera.lens_information()[0]), 1e-9))
+    problem, state, _ = sharpened(problem, state, 0)
+    sigma = sigmas(problem, state)[0]
     observable = bool(sigma < OBSERVABLE and agree)
     off = abs(float(state.log_f) - problem.focal_start) / problem.sigma_focal
     if not observable and not given and (not agree or off > UNLIKELY):
@@ -83,6 +82,15 @@ def solve(
         return solution(shot, problem, state, (False, problem.sigma_focal), "predicted")
     source = "given" if given else "solved" if observable else "predicted"
     return solution(shot, problem, state, (observable, min(sigma, problem.sigma_focal)), source)
+
+
+def sigmas(problem: Problem, state: State) -> tuple[float, float]:
+    """One standard deviation of log f and of the readout, by the curvature of the cost without their priors."""
+    cost = cost_of(problem, state, problem.sigma_px)
+    noise = 2 * CORRELATED * np.sqrt(2 * cost / max(float(problem.tracks.weight.sum()), 1e-9))  # px: of matches
+    camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, problem.sigma_px, 0.0, False)
+    known = camera.lens_information() - torch.tensor([0.0, problem.readout_weight])
+    return tuple(float(noise / np.sqrt(max(x, 1e-9))) for x in known.tolist())
 
 
 def baselines(shot: Shot, flow: FlowOf, full: bool) -> tuple[int, ...]:
@@ -174,6 +182,9 @@ def solution(shot: Shot, problem: Problem, state: State, focal: tuple[bool, floa
     world_T_cam = inverse(state.cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
     turned, parallax = turning_alone(problem, state)
+    readout = float(state.readout)
+    if abs(readout) < 2 * sigmas(problem, state)[1]:
+        readout = 0.0  # as far as this shot tells
     warnings = []
     if parallax < PARALLAX:
         warnings.append("the camera turns but hardly changes place: depth comes from the network alone")
@@ -193,7 +204,7 @@ def solution(shot: Shot, problem: Problem, state: State, focal: tuple[bool, floa
         world_T_cam=world_T_cam,
         depth_scale=scale if parallax >= PARALLAX else torch.ones_like(scale),
         parallax=parallax,
-        readout=float(state.readout),
+        readout=readout if parallax >= PARALLAX else 0.0,
         cost=cost_of(replace(problem, sigma_px=COSTED), state, COSTED) / max(float(t.weight.sum()), 1e-9),
         warnings=tuple(warnings),
         offsets=tuple(k for k in t.offsets if k > 0),
@@ -207,7 +218,9 @@ def turning_alone(problem: Problem, state: State) -> tuple[State, float]:
     How far the solved translation shifts points would not do: over a narrow baseline, rotation takes back what any
     translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
     """
-    far = replace(state, log_rho=torch.full_like(state.log_rho, INFINITY))
+    flat = Tracks(*(getattr(problem.tracks, k) for k in ("offsets", "xy", "target", "weight", "depth")))
+    problem = replace(problem, tracks=flat)  # a global shutter's
+    far = replace(state, log_rho=torch.full_like(state.log_rho, INFINITY), readout=NO_READOUT)
     far, _ = adjust(problem, far, ((4.0, 6), (2.0, 6)), points_from=10**9, focal_from=None)
     left = []
     for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):

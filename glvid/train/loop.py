@@ -98,6 +98,7 @@ def train(options: Options, watcher: Watcher = Watcher()) -> Path:  # noqa: B008
         torch.set_num_threads(options.threads)
     allow_many_files()
     with crew(options) as team:
+        watcher = watcher if team.leads else Watcher()  # one process speaks for all
         prepared(options, team, watcher)
         with leader_first(team):  # it decodes, the others find that done
             data = found_data(options, watcher.note, watcher.step) if set(options.stages) != {"camera"} else Data()
@@ -198,6 +199,11 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
     if options.resume and keeping.restore(now, options):
         watcher.note(f"stage {stage}: going on at step {now.step} of {options.steps}")
     if now.step >= options.steps:
+        later = options.stages[options.stages.index(stage) + 1 :]
+        if team.leads and not any(keeping.checkpoints(options, name) for name in later):
+            figures = keeping.last_metrics(options, stage)
+            keeping.export(now, options, figures)  # a crash may have come before it
+            finish(options, now, figures, sources_of(stage, data, footing, options), footing)
         return
     lessons, watched, teacher = [], [], None
     with leader_first(team):
@@ -226,15 +232,27 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
             steps(options, now, team, draw, learn, log, board, watcher)
             now.pairs = agreed(pairs_ready(pool), team)  # to draw from until the next checkpoint, and if resumed there
             if team.leads:
-                figures = checkpoint(options, now, check, sources_of(stage, data, footing, options), watcher)
+                figures = checkpoint(options, now, check, watcher)
                 pool.hold(now.pairs)
                 if board is not None:
                     for name, value in figures.items():
                         board.add_scalar(f"held/{name}", value, now.step)
                     for name, picture in show().items():
                         board.add_image(name, picture, now.step, dataformats="HWC")
-    if stage == "joint" and team.leads:
-        cameras_file(options, footing, now.lenses.log_focal.detach().cpu())
+    if team.leads:
+        finish(options, now, figures, sources_of(stage, data, footing, options), footing)
+
+
+def finish(options: Options, now: State, figures: dict[str, float], learned_from: list[str], footing: Footing) -> None:
+    """What a stage leaves at its end: a card for each of its networks, and the cameras that it learned."""
+    try:
+        for kind in now.mean:
+            text = keeping.card(kind, now, options, figures, learned_from)
+            replaced(options.out / "weights" / f"{kind}-small.md", text)
+        if now.stage == "joint":
+            cameras_file(options, footing, now.lenses.log_focal.detach().cpu())
+    except OSError as error:
+        raise cannot_write(options.out / "weights", error) from error
 
 
 def sources_of(stage: str, data: Data, footing: Footing, options: Options) -> list[str]:
@@ -358,23 +376,20 @@ def shared_mean(value: Tensor, team: Crew) -> Tensor:
     return value / team.size
 
 
-def checkpoint(
-    options: Options, now: State, check: Callable, learned_from: list[str], watcher: Watcher
-) -> dict[str, float]:
-    """Validate, save, and return the figures, also for `validation.jsonl`; a finished stage gets its cards."""
+def checkpoint(options: Options, now: State, check: Callable, watcher: Watcher) -> dict[str, float]:
+    """Validate, save, and return the figures, also for `validation.jsonl`. Raises OutputError."""
     figures = check()
     metric = figures.get(METRIC[now.stage], float("inf"))
     better = metric < now.best
     now.best = min(metric, now.best)
-    path = keeping.save(now, options, figures, better)
-    with keeping.open_log(options.out / "validation.jsonl", now.stage, now.step) as log:
-        log({"stage": now.stage, "step": now.step, **figures})
+    try:
+        path = keeping.save(now, options, figures, better)
+        with keeping.open_log(options.out / "validation.jsonl", now.stage, now.step) as log:
+            log({"stage": now.stage, "step": now.step, **figures})
+    except OSError as error:
+        raise cannot_write(options.out / "checkpoints", error) from error
     said = ", ".join(f"{name} {value:.4g}" for name, value in list(figures.items())[:4])
     watcher.note(f"stage {now.stage}, step {now.step}: {said or 'nothing to validate on'}; {path.name}")
-    if now.step >= options.steps:
-        for kind in now.mean:
-            text = keeping.card(kind, now, options, figures, learned_from)
-            replaced(options.out / "weights" / f"{kind}-small.md", text)
     return figures
 
 

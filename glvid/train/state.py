@@ -3,11 +3,12 @@
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from glvid.data.frames import replaced
 from glvid.errors import ModelError, OutputError, UsageError
 from glvid.networks import KINDS
 from glvid.train.joint import Lenses
-from glvid.train.options import STAGES, Options, as_toml, differing, from_toml
+from glvid.train.options import LISTS, SIZES, STAGES, Options, as_toml, differing, from_toml
 from glvid.train.sources import first_network
 
 KEPT = 2  # checkpoints of a stage, beside the best one
@@ -103,16 +104,27 @@ def save(state: State, options: Options, metrics: dict[str, float], better: bool
     content = {name: getattr(state, name).state_dict() for name in ("nets", "mean", "optimiser")}
     content |= {name: getattr(state, name) for name in ("stage", "step", "pairs", "best")}
     content |= {"lenses": state.lenses.state_dict() if state.lenses else None, "options": as_toml(options)}
+    content |= {"metrics": metrics}
     weights.save_checkpoint(content, path)
     if better:
         shutil.copyfile(path, folder / "best.part")
         os.replace(folder / "best.part", folder / f"{state.stage}-best.pt")
     for old in checkpoints(options, state.stage)[:-KEPT]:
         old.unlink()
+    export(state, options, metrics)
+    return path
+
+
+def export(state: State, options: Options, metrics: dict[str, float]) -> None:
+    """The mean networks as weight files."""
     facts = {"stage": state.stage, "steps": state.step, "batch": options.batch, "size": list(options.size)}
     for kind, net in state.mean.items():
         weights.save(net, options.out / "weights" / f"{kind}-small.safetensors", {"trained": facts | metrics})
-    return path
+
+
+def last_metrics(options: Options, stage: str) -> dict[str, float]:
+    """What the newest checkpoint of a stage scored."""
+    return weights.load_checkpoint(checkpoints(options, stage)[-1]).get("metrics", {})
 
 
 def restore(state: State, options: Options) -> bool:
@@ -168,6 +180,9 @@ def _checked(state: State, path: Path) -> dict[str, Any]:
             raise ModelError(f"{path} holds another architecture than {name} to be trained")
         if not all(torch.isfinite(v).all() for v in there.values()):
             raise ModelError(f"{path} holds values that are not finite")
+    kept = [v for values in content["optimiser"]["state"].values() for v in values.values() if torch.is_tensor(v)]
+    if not all(torch.isfinite(v).all() for v in kept):
+        raise ModelError(f"{path} holds values of the optimiser that are not finite")
     return content
 
 
@@ -205,6 +220,11 @@ def card(kind: str, state: State, options: Options, metrics: dict[str, float], l
     path = options.out / "weights" / f"{kind}-small.safetensors"
     figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items())
     films = "\n".join(f"- {name}" for name in learned_from) or "- rendered worlds only"
+    kept_out = "nothing"
+    if options.exclude:
+        from glvid.data.layouts import read_patterns  # it needs PyAV, which is not everywhere where one trains
+
+        kept_out = ", ".join(f"`{pattern}`" for pattern in read_patterns(options.exclude))
     return f"""# {path.stem}
 
 A {kind} network of glvid {__version__}{commit()}, stage `{state.stage}`, {state.step} steps of {options.batch}
@@ -224,14 +244,33 @@ Rendered worlds from seed {options.seed + 100_000} on, and
 
 {films}
 
-Kept out: {", ".join(f"`{pattern}`" for pattern in options.exclude) or "nothing"}.
+Kept out: {kept_out}.
 
-## Options
+## Command
+
+```
+{command(options)}
+```
+
+All options, as `--config` takes them:
 
 ```toml
 {as_toml(options).strip()}
 ```
 """
+
+
+def command(options: Options) -> str:
+    """The command line that trains so; what it has no option for stands in the configuration alone."""
+    words = ["glvid", "train"]
+    for field in fields(Options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name == "resume":
+            continue
+        many = value if field.name in LISTS else [f"{value[0]}x{value[1]}" if field.name in SIZES else value]
+        for one in many:
+            words += [f"--{field.name}", str(one)]
+    return shlex.join(words)
 
 
 def commit() -> str:

@@ -82,6 +82,9 @@ def _header_size(file: BinaryIO) -> tuple[int, int] | None:
         return _turned((tags[256], tags[257]), tags.get(274, 1))
     if head.startswith(b"\xff\xd8"):
         return _jpeg_size(file)
+    if head.startswith((b"P5", b"P6")):  # PGM and PPM, which FlyingChairs is stored as
+        numbers = re.match(rb"P[56]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s", head + file.read(200))
+        return (int(numbers[1]), int(numbers[2])) if numbers else None
     return _webp_size(head) if head[8:12] == b"WEBP" else None
 
 
