@@ -227,7 +227,8 @@ def synth(
     out: Annotated[Path, typer.Argument(help="A new folder.")],
     number: Annotated[int, typer.Option("-n", min=1, help="Clips.")] = 10,
     layout: Annotated[
-        Literal["kitti-raw", "kitti-odometry", "tum", "kitti-flow"], typer.Option(help="How they are laid out.")
+        Literal["kitti-raw", "kitti-odometry", "tum", "sintel", "frames", "kitti-flow", "chairs", "middlebury"],
+        typer.Option(help="How they are laid out."),
     ] = "kitti-raw",
     kind: Kind = None,
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 24,

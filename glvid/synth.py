@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from glvid.errors import UsageError
-from glvid.formats import atomic_write, write_flow
+from glvid.formats import FLO_TAG, atomic_write, write_flow
 from glvid.geometry import quaternion
 from glvid.synthetic import KINDS, SKY, Truth, degrade, scene
 from glvid.synthetic.scenes import RESERVED
@@ -34,8 +34,9 @@ def synth(
 ) -> None:
     """Write `count` clips of worlds seed, seed + 1, ... into `out` in a layout.
 
-    kitti-raw (pictures, calibration, LiDAR, projected depth), kitti-odometry (poses), tum (depth, poses), kitti-flow
-    (pairs). Raises UsageError for an unknown layout or kind, for seeds kept for evaluation and where `out` holds files.
+    kitti-raw (pictures, calibration, LiDAR, projected depth), kitti-odometry (poses), tum (depth, poses), sintel (flow,
+    depth, cameras), frames (pictures alone); of two frames: kitti-flow, chairs, middlebury. Raises UsageError for an
+    unknown layout or kind, for seeds kept for evaluation and where `out` holds files.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"no layout '{layout}': choose {', '.join(LAYOUTS)}")
@@ -47,7 +48,7 @@ def synth(
         raise UsageError("kitti-odometry numbers its sequences 00 to 99: write at most 100")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: is not empty; give a new folder")
-    frames = 2 if layout == "kitti-flow" else frames
+    frames = 2 if layout in PAIRS else frames
     for k in range(count):
         truth = scene(seed + k, kind, frames, size, textures=textures)
         shown = degrade(truth.images, torch.Generator().manual_seed(seed + k))
@@ -160,4 +161,59 @@ def kitti_flow(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) ->
         write_flow(out / f"training/{name}/{number:06d}_10.png", np.where(kept, flow, np.nan).astype(np.float32))
 
 
-LAYOUTS = {"kitti-raw": kitti_raw, "kitti-odometry": kitti_odometry, "tum": tum, "kitti-flow": kitti_flow}
+def sintel(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> None:
+    """A scene of MPI Sintel: flow, depth and cameras of every frame; `final` has blur and noise, `clean` has none."""
+    scene, root = f"world_{number:04d}", out / "training"
+    tag = np.array([FLO_TAG], "<f4").tobytes()
+    h, w = truth.depth.shape[2:]
+    (fx, fy), (cx, cy) = truth.intrinsics.focal.tolist(), truth.intrinsics.center.tolist()
+    K = np.array([[fx, 0, cx - 0.5], [0, fy, cy - 0.5], [0, 0, 1]])
+    for k, (final, clean) in enumerate(zip(shown, pictures(truth.images), strict=True)):
+        name = f"{scene}/frame_{k + 1:04d}"
+        picture(root / f"final/{name}.png", final)
+        picture(root / f"clean/{name}.png", clean)
+        size, depth = np.array([w, h], "<i4").tobytes(), truth.depth[k, 0].numpy().astype("<f4").tobytes()
+        cam_T_world = np.linalg.inv(truth.world_T_cam[k].double().numpy())[:3]
+        held(root / f"depth/{name}.dpt", tag + size + depth)
+        held(root / f"camdata_left/{name}.cam", tag + np.r_[K.ravel(), cam_T_world.ravel()].astype("<f8").tobytes())
+        if k + 1 < len(shown):
+            flow_file(root / f"flow/{name}.flo", truth, k)
+
+
+def held(path: Path, data: bytes) -> None:
+    """One file of bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, data)
+
+
+def flow_file(path: Path, truth: Truth, k: int) -> None:
+    """Flow of frame k to the next."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_flow(path, truth.flow[k].numpy().astype(np.float32))
+
+
+def chairs(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> None:
+    """A pair of FlyingChairs, counted from 1."""
+    for k, image in enumerate(shown[:2]):
+        held(out / f"data/{number + 1:05d}_img{k + 1}.ppm", cv2.imencode(".ppm", image)[1].tobytes())
+    flow_file(out / f"data/{number + 1:05d}_flow.flo", truth, 0)
+
+
+def middlebury(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> None:
+    """A scene of Middlebury's flow benchmark."""
+    for k, image in enumerate(shown[:2]):
+        picture(out / f"other-data/World{number:04d}/frame{10 + k}.png", image)
+    flow_file(out / f"other-gt-flow/World{number:04d}/flow10.flo", truth, 0)
+
+
+def folders(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> None:
+    """A folder of pictures and nothing else, as people have them."""
+    for k, image in enumerate(shown):
+        picture(out / f"clip_{number:04d}/{k:06d}.png", image)
+
+
+LAYOUTS = {
+    "kitti-raw": kitti_raw, "kitti-odometry": kitti_odometry, "tum": tum, "sintel": sintel, "frames": folders,
+    "kitti-flow": kitti_flow, "chairs": chairs, "middlebury": middlebury,
+}  # fmt: skip
+PAIRS = ("kitti-flow", "chairs", "middlebury")  # layouts of two frames

@@ -62,6 +62,33 @@ def test_kitti_flow(tmp_path):
     assert np.isnan(seen[:, hidden]).all()
 
 
+def test_sintel(tmp_path, truth):
+    synth(tmp_path / "sintel", 1, "sintel", "driving", 3, SIZE, SEED)
+    found = survey([tmp_path / "sintel"])
+    (clip,) = found.recordings
+    assert clip.kind == "Sintel" and len(clip.pictures) == 3 and len(found.pairs) == 4  # clean and final
+    assert np.allclose(clip.poses, truth.world_T_cam.numpy(), atol=1e-6)
+    assert torch.allclose(clip.camera.focal.float(), truth.intrinsics.focal, rtol=1e-6)
+    assert torch.allclose(clip.camera.center.float(), truth.intrinsics.center, rtol=1e-6)
+    assert np.array_equal(measured_depth(clip, 2), truth.depth[2, 0].numpy())
+    assert np.allclose(formats.read_flow(found.pairs[-1].flow), truth.flow[1].numpy())
+
+
+@pytest.mark.parametrize(("layout", "kind"), [("chairs", "FlyingChairs"), ("middlebury", "Middlebury")])
+def test_other_pairs(tmp_path, layout, kind):
+    synth(tmp_path / "flow", 2, layout, "walk", 9, SIZE, SEED)
+    pairs = survey([tmp_path / "flow"]).pairs
+    assert len(pairs) == 2 and {pair.kind for pair in pairs} == {kind}
+    assert np.allclose(formats.read_flow(pairs[0].flow), scene(SEED, "walk", 2, SIZE).flow[0].numpy())
+    assert formats.read_image(pairs[1].second).shape == (64, 96, 3)
+
+
+def test_frames_alone(tmp_path):
+    synth(tmp_path / "clips", 2, "frames", "walk", 3, SIZE, SEED)
+    clips = survey([tmp_path / "clips"]).recordings
+    assert [len(clip.pictures) for clip in clips] == [3, 3] and clips[0].camera is None
+
+
 def test_what_a_user_can_get_wrong(tmp_path):
     for changes, message in (
         ({"layout": "nuscenes"}, "no layout"),
