@@ -194,10 +194,17 @@ def test_other_protocols_find_their_clips(tmp_path, truth, infer_tells_the_truth
     root = tmp_path / "data"
     tum_tree(root / "desk", truth)
     eigen_tree(root / "kitti", truth)
+    rows = {}
     for name, clips in (("tum", 1), ("video-depth", 2), ("intrinsics", 2), ("consistency", 2), ("kitti-improved", 1)):
         done = evaluate.benchmark(name, [root], tmp_path / name, InferOptions())
         assert len(done.clips) == clips and done.summary, name
         assert all(key in done.summary for key in done.shown if key != "tae_percent"), name
+        rows[name] = list(csv.DictReader((tmp_path / name / "frames.csv").open()))
+        assert {row["clip"] for row in rows[name]} == set(done.clips) and all(row["frame"] for row in rows[name])
+    posed = [row for row in rows["tum"] if row["position_m"]]
+    assert len(posed) > 1 and max(float(row["position_m"]) for row in posed) < 1e-5 and posed[0]["abs_rel"]
+    assert max(float(row["frame_abs_rel"]) for row in rows["video-depth"]) < 0.01
+    assert min(float(row["frame_opw"]) for row in rows["consistency"]) >= 0
     with pytest.raises(UsageError, match="nothing to measure by kitti-odometry"):
         evaluate.benchmark("kitti-odometry", [root], tmp_path / "none", InferOptions())
     with pytest.raises(UsageError, match="no protocol 'make3d'"):

@@ -69,7 +69,7 @@ def sensor_depth(case: Judged) -> Scores:
 def _depth(case: Judged, truth: Callable, low: float, cap: float, crop: bool, frames: set[int] | None) -> Scores:
     found = list(depth_pairs(case, truth, low, cap, crop, frames))
     rows = metrics.per_frame_scaled([(p, g) for _, p, g in found], low, cap)
-    named = tuple({"frame": row.name} | scores for (row, _, _), scores in zip(found, rows, strict=True))
+    named = tuple({"frame": label(row)} | scores for (row, _, _), scores in zip(found, rows, strict=True))
     summary = metrics.mean_over_frames(rows)
     return Scores(summary, named, summary["frames"])
 
