@@ -1,4 +1,4 @@
-"""Looking things up in another image. The only file that calls `grid_sample`."""
+"""Looking things up in another image, and spreading them over this one. The only file that calls `grid_sample`."""
 
 import torch
 import torch.nn.functional as F
