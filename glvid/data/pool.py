@@ -112,11 +112,13 @@ def fill(
     count: int | None = None,
     rest: float = 0.0,
     device: str = "cpu",
+    beside: float = 0.0,
 ) -> None:
     """Render into the pool, `count` pairs or without end, waiting where pairs are held that would be written over.
 
-    Once full, sleep `rest` times the time of a pair after each. Pair k of the pool is world `seed + k`, so an
-    interrupted pool goes on with worlds not seen before; one that was lost begins with those that are held.
+    Once full, sleep `rest` times the time of a pair after each, before that `beside` times. Pair k of the pool is world
+    `seed + k`, so an interrupted pool goes on with worlds not seen before; one that was lost begins with those that
+    are held.
     """
     from glvid import synthetic  # not needed by those who only read a pool
     from glvid.synthetic.scenes import RESERVED
@@ -141,30 +143,35 @@ def fill(
                 return
             ring[counter[0] % pool.rows] = row_of(truth)
             counter[0] += 1
-            if counter[0] > pool.rows:
-                time.sleep(rest * (time.monotonic() - began))
+            time.sleep((rest if counter[0] > pool.rows else beside) * (time.monotonic() - began))
             began = time.monotonic()
 
 
-def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: str) -> None:
+def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: str, beside: float = 0.0) -> None:
     """`fill` without end, as a process of its own, on one core or on a GPU.
 
-    Training goes first (`nice`): of its threads, all wait for the one whose core rendering has taken. On two cores,
-    niceness 10 made 36 to 54 pairs a minute and training lost 31 to 41 % to them, 19 makes 23 and it loses 16 %.
+    Training goes first (`nice`): of its threads, all wait for the one whose core rendering has taken.
     """
     os.nice(NICE)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    fill(pool, seed, textures, None, rest, device)
+    fill(pool, seed, textures, None, rest, device, beside)
 
 
 @contextmanager
 def filling(
     pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, least: int = 64, device: str = "cpu"
 ) -> Iterator[Pool]:
-    """A second process fills the pool while the block runs, which begins once pair `least` is there."""
+    """A second process fills the pool while the block runs, which begins once pair `least` is there.
+
+    Where training takes every core, rendering rests half of the time, lest it cost training a third of its speed.
+    """
+    spare = device != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
     worker = multiprocessing.get_context("spawn").Process(
-        target=render, args=(pool, seed, textures, rest, device), daemon=True, name="glvid-render"
+        target=render,
+        args=(pool, seed, textures, rest, device, 0.0 if spare else 1.0),
+        daemon=True,
+        name="glvid-render",
     )
     worker.start()
     _, counter = pool.open()

@@ -57,7 +57,7 @@ from glvid.train.state import State
 from glvid.train.supervised import SUPERVISED, lesson_stage
 from glvid.train.validate import METRIC, validated
 
-FEWEST = 64  # rendered pairs to begin with
+FEWEST = 200  # rendered pairs to begin with, as far as the pool holds as many
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
         if team.leads:
             pool.hold(now.pairs)
             if options.render:
-                least = max(now.pairs, FEWEST)
+                least = max(now.pairs, min(FEWEST, options.rows))
                 seed = TRAIN_SEED + options.seed
                 stack.enter_context(filling(pool, seed, options.textures, least=least, device=str(team.device)))
         now.pairs = agreed(now.pairs or pairs_ready(pool), team)
