@@ -10,8 +10,7 @@ from glvid.refine import STEPS
 from glvid.types import Clip
 
 # Seconds per frame on two cores of a server CPU, measured on the demo clip and the evaluation scenes.
-# The plane sweep takes 0.25 s of them, in `both` twice, in `none` nothing.
-NETWORKS_AND_SOLVE = {"none": 0.35, "params": 0.95, "output": 0.95, "both": 1.5}
+NETWORKS_AND_SOLVE = {"none": 0.35, "params": 0.85, "output": 0.85, "both": 1.2}
 STEP = {"none": 0.0, "params": 0.09, "output": 0.02, "both": 0.11}  # of refinement, per frame and step of a span
 MEGAPIXEL = 0.5  # decoding, upsampling and writing, per megapixel stored
 START = 5.0  # loading torch and the weights, preview and cloud
@@ -34,7 +33,7 @@ def plan(clip: Clip, options: InferOptions) -> Plan:
     frames = selected(clip, options)
     if frames is None:
         return Plan(None, size, working_size(size), None, None)
-    space = results.estimate(frames, size, options.keep, options.flow_format)
+    space = results.estimate(frames, size, options.keep, options.flow_format, working=working_size(size))
     return Plan(frames, size, working_size(size), START + frames * seconds_per_frame(size, options), space)
 
 

@@ -37,6 +37,9 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Refinement steps.", show
 Intrinsics = Annotated[
     str | None, typer.Option(metavar="SPEC", help="Known camera: fx,fy,cx,cy in source pixels, fov=DEG or a JSON file.")
 ]
+TemporalFilter = Annotated[
+    bool, typer.Option("--temporal-filter", help="With refine output or both: average depth along flow.")
+]
 FixIntrinsics = Annotated[bool, typer.Option("--fix-intrinsics", help="Do not improve the given camera.")]
 Distortion = Annotated[str | None, typer.Option(metavar="k1,k2,p1,p2[,k3]", help="Known lens distortion.")]
 DepthModel = Annotated[
@@ -91,6 +94,7 @@ def infer(
     out: Out = None,
     refine: Refine = "none",
     steps: Steps = None,
+    temporal_filter: TemporalFilter = False,
     intrinsics: Intrinsics = None,
     fix_intrinsics: FixIntrinsics = False,
     distortion: Distortion = None,

@@ -43,6 +43,9 @@ def color_wheel() -> UInt8[np.ndarray, "55 3"]:
     return np.concatenate(arcs).astype(np.uint8)
 
 
+SHADES = 32  # hues between two of the wheel's colours, which is finer than 8 bits
+
+
 def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.ndarray, "H W 3"]:
     """Hue = direction, saturation = length / radius; white rests, darker colours are out of range, black is unknown.
 
@@ -53,10 +56,11 @@ def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.nda
     length = np.sqrt(u * u + v * v)[..., None]
     wheel = color_wheel().astype(np.float32) / 255
     # the published code spreads the turn over 54 steps and leaves a seam at the right; over 55 the circle closes
-    turn = (np.arctan2(-v, -u) / np.pi + 1) / 2 * len(wheel)
-    low = turn.astype(np.int64)
-    share = (turn - low)[..., None]
-    hue = wheel[low % len(wheel)] * (1 - share) + wheel[(low + 1) % len(wheel)] * share
+    at = np.arange(len(wheel) * SHADES) / SHADES
+    low, share = at.astype(np.int64), (at % 1)[:, None].astype(np.float32)
+    shades = wheel[low] * (1 - share) + wheel[(low + 1) % len(wheel)] * share
+    turn = cv2.phase(-u, -v) / np.float32(2 * np.pi) + np.float32(0.5)
+    hue = shades[np.rint(turn * len(shades)).astype(np.int32) % len(shades)]
     color = np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
     return (255 * color * known[..., None]).astype(np.uint8)
 

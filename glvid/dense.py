@@ -5,6 +5,7 @@ What no depth explains moves on its own. Depth that flow leaves open stays the n
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from glvid.geometry import pixel_grid, rays, rigid_flow
+from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
 from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, voted
-from glvid.predict import FlowOf, as_tensor
+from glvid.parallel import each
+from glvid.predict import Flows, Store, as_tensor, dense_size, in_memory
 from glvid.types import Intrinsics, Shot, Solution
-from glvid.views import Store, Views, along, both_ways, dense_prior, dense_size, in_memory, views_of
-from glvid.warp import guided_upsample, length, resize, spread, visibility, warp
+from glvid.views import Views, along, both_ways, dense_prior, views_of
+from glvid.warp import guided_upsample, length, resize, resize_flow, spread, visibility, warp
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
 CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
@@ -72,26 +74,48 @@ def triangulate(
 
 NEARBY = 4  # views that a sweep compares: in the nearest frames even near things are still in the picture
 PLANES, AHEAD = 48, 9.0  # depths that a sweep tries, evenly spaced in inverse depth, up to this much nearer
+FINER = (-1.0, -0.5, 0.0, 0.5, 1.0)  # planes about the best of these, tried again at twice the size
 ABSENT = 0.5  # dissimilarity where a view shows nothing: colours matched at random come to about as much
+AT_ONCE = 400_000  # pixels compared at once
+BLOCK = 4  # frames, of which the first one is always searched
+FOUND = 0.003  # share of the picture that a sweep must put nearer in it (rooms 0.002; orbit 0.005; drives 0.02 to 0.07)
 CLEARLY = 0.2  # share by which a swept depth must explain the colours better than what it replaces
 CLOSER = 0.1  # log units by which it must be nearer: for less, flow is the finer measure
 
 
 def unlikeness(
     image: Float[Tensor, "3 h w"],
-    views: Views,
-    flow: Float[Tensor, "k 2 h w"],
-    seen: Float[Tensor, "k 1 h w"],
-) -> Float[Tensor, "1 h w"]:
-    """How unlike a frame and what `flow` points at in its k nearest views are; grey, smoothed along edges.
+    images: Float[Tensor, "k 3 h w"],
+    flow: Float[Tensor, "N k 2 h w"],
+    seen: Float[Tensor, "N k 1 h w"],
+) -> Float[Tensor, "N h w"]:
+    """How unlike a frame and what each `flow` points at in its k nearest views are; grey, smoothed along edges.
 
     Mean over the better half of the views, since a pixel may be hidden in the others.
     """
-    here, there = image.mean(0).expand(len(flow), 1, -1, -1), views.images[: len(flow)].mean(1, keepdim=True)
-    found, inside = warp(there, flow)
-    unlike = torch.where((inside > 0) & (seen > 0), dissimilarity(here, found), ABSENT)
-    better = unlike.sort(0).values[: (len(flow) + 1) // 2].mean(0, keepdim=True)
-    return guided_upsample(better, image[None])[0]
+    n, k = flow.shape[:2]
+    here, there = image.mean(0).expand(n * k, 1, -1, -1), images.mean(1, keepdim=True).repeat(n, 1, 1, 1)
+    found, inside = warp(there, flow.flatten(0, 1))
+    unlike = torch.where((inside > 0) & (seen.flatten(0, 1) > 0), dissimilarity(here, found), ABSENT).unflatten(
+        0, (n, k)
+    )
+    better = unlike.sort(1).values[:, : (k + 1) // 2].mean(1)
+    return guided_upsample(better, image.expand(n, -1, -1, -1))[:, 0]
+
+
+def swept(
+    depths: Float[Tensor, "N h w"], image: Float[Tensor, "3 h w"], views: Views, camera: Intrinsics
+) -> Float[Tensor, "N h w"]:
+    """`unlikeness` of every one of `depths`, at their size."""
+    size = (image.shape[2], image.shape[1])
+    camera, images = camera.resized(size), resize(views.images[:NEARBY], size)
+    rolled = None if views.rolled is None else resize_flow(views.rolled[:NEARBY], size)
+    found = []
+    for some in depths.split(max(1, AT_ONCE // (size[0] * size[1] * len(images)))):
+        several = some[:, None, None].expand(-1, len(images), 1, -1, -1)
+        flow, z = rigid_flow(several, camera, views.there_T_here[:NEARBY].expand(len(some), -1, -1, -1))
+        found.append(unlikeness(image, images, flow if rolled is None else flow + rolled, (z > 0.05).float()))
+    return torch.cat(found)
 
 
 def sweep(
@@ -104,27 +128,23 @@ def sweep(
     """Depths nearer than the network's `start` that explain the colours best, and how far each is to be believed, 0..1.
 
     A plane sweep (Collins 1996): where a thin or fast thing has torn flow, the solved cameras still say along which
-    line of the other images its pixels must lie, and that line is searched. What is found is believed where it is
-    clearly better than both `depth` and flow, and nearer than `depth`: a near thing is what flow loses, and what moves
-    on its own seldom looks like one.
+    line of the other images its pixels must lie, and that line is searched, at half the size first. What is found is
+    believed where it is clearly better than both `depth` and flow, and nearer than `depth`: a near thing is what flow
+    loses, and what moves on its own seldom looks like one.
     """
-    k = min(NEARBY, len(views.images))
-    there_T_here = views.there_T_here[:k]
-
-    def unlike_at(tried: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-        flow, z = rigid_flow(tried.expand(k, 1, *tried.shape[-2:]), camera, there_T_here)
-        return unlikeness(image, views, views.as_seen(flow), (z > 0.05).float())
-
+    size = (image.shape[2], image.shape[1])
+    half = (size[0] // 2, size[1] // 2)
     nearer = torch.linspace(1, AHEAD, PLANES)
-    costs = torch.cat([unlike_at(start / q) for q in nearer])
-    best = costs.argmin(0, keepdim=True)
-    cost = costs.gather(0, best)
-    inner = best.clamp(1, PLANES - 2)
-    before, at, after = (costs.gather(0, inner + o) for o in (-1, 0, 1))
-    part = ((before - after) / (2 * (before - 2 * at + after)).clamp_min(1e-6)).clamp(-0.5, 0.5)  # parabola
-    found = start / (nearer[inner] + part * (nearer[1] - nearer[0]))
-    flowed = unlikeness(image, views, views.flow[:k], views.visible[:k].amax(0, keepdim=True).expand(k, 1, -1, -1))
-    gain = (torch.minimum(flowed, unlike_at(depth)) + 0.01) / (cost + 0.01) - 1
+    small = 1 / resize(1 / start[None], half)[0]
+    best = nearer[swept(small / nearer[:, None, None], resize(image[None], half)[0], views, camera).argmin(0)]
+    best = F.interpolate(best[None, None], (size[1], size[0]), mode="nearest")[0]
+    tried = torch.cat([(best + o * (nearer[1] - nearer[0])).clamp_min(1) for o in FINER])
+    costs = swept(torch.cat([start / tried, depth]), image, views, camera)
+    cost, at = costs[:-1].min(0, keepdim=True)
+    found = start / tried.gather(0, at)
+    visible = views.visible[:NEARBY].amax(0, keepdim=True).expand(len(views.images[:NEARBY]), 1, -1, -1)
+    flowed = unlikeness(image, views.images[:NEARBY], views.flow[None, :NEARBY], visible[None])
+    gain = (torch.minimum(flowed, costs[-1:]) + 0.01) / (cost + 0.01) - 1
     better = torch.sigmoid((gain - CLEARLY) / (0.2 * CLEARLY))
     return found, better * torch.sigmoid(((depth / found).log() - CLOSER) / (0.3 * CLOSER))
 
@@ -132,7 +152,7 @@ def sweep(
 def triangulate_shot(
     shot: Shot,
     solution: Solution,
-    flow: FlowOf,
+    flows: Flows,
     offsets: Sequence[int],
     advance: Callable[[int], None],
     store: Store = in_memory,
@@ -141,42 +161,80 @@ def triangulate_shot(
     """Every frame's depth, certainty and moving probability; the last one agreed upon by neighbouring frames.
 
     Where the camera rests, depth stays the network's and all that flow shows moves on its own. `searched`: near things
-    that flow lost are looked for by `sweep`, which costs more than all the rest.
+    that flow lost are looked for by `sweep`, which costs more than all the rest: in the first frame of every block, and
+    where that finds some, in the others.
     """
     size = dense_size(shot.size)
-    camera = solution.intrinsics.resized(size)
     shape = (len(shot), size[1], size[0])
-    dense, near, kept = Dense(*(store(shape) for _ in range(3))), store((len(shot), 6, *shape[1:])), {}
-    for n in range(len(shot)):
-        start = dense_prior(shot, solution, n)
-        views = views_of(shot, solution, flow, n, offsets, kept)
-        depth, sure, moving = start, torch.zeros_like(start), torch.zeros_like(start)
-        if views is not None and (solution.parallax > 0 or solution.resting):
-            image = resize(as_tensor(shot.images[n : n + 1]), size)[0]
-            found, information, errors = triangulate(start, views, camera)
-            ratio = (found / start).log()
-            wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
-            bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
-            moving = objects(errors, ratio, betrayed(image, (start, bounded), views, camera), views)
-            near[n] = neighbours(views, n, len(shot))
-            left_out = unwanted(shot, n)
-            wrong = torch.maximum(wrong, left_out)
-            sure = information / (information + 20) * (1 - torch.maximum(moving, wrong)) ** 2
-            depth = start * spread(ratio, sure, image).exp()
-            if searched:
-                swept, found = sweep(start, depth, image, views, camera)
-                found = found * (1 - sure) * (1 - left_out)
-                moving = moving * (1 - found)
-                ratio = torch.lerp(ratio, (swept / start).log(), found / (sure * (1 - found) + found).clamp_min(1e-6))
-                sure = sure * (1 - found) + found
-                depth = start * spread(ratio, sure, image).exp()
+    dense, seen = Dense(*(store(shape, np.float32) for _ in range(3))), store((len(shot), 2, *shape[1:]), np.float32)
+    blocks = [range(n, min(n + BLOCK, len(shot))) for n in range(0, len(shot), BLOCK)]
+    rewarding = [False] * len(blocks)
+    leaders, others = [block[0] for block in blocks], [n for block in blocks for n in block[1:]]
+    for frames in (leaders, others):
+        work = each(
+            lambda n: matched(
+                shot, solution, flows, offsets, searched and (n % BLOCK == 0 or rewarding[n // BLOCK]), n
+            ),
+            frames,
+        )
+        for n, found in zip(frames, work, strict=True):
+            dense.depth[n], dense.sure[n], dense.moving[n] = found.ratio[0], found.sure[0], found.moving[0]
+            seen[n] = found.seen
+            rewarding[n // BLOCK] |= found.swept > FOUND
+            advance(1)
+    voted(dense.moving, seen, flows)
+    for n, (depth, sure, moving) in enumerate(each(partial(completed, shot, solution, dense), range(len(shot)))):
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
-        advance(1)
-    voted(dense.moving, near)
-    for n in range(len(shot)):
-        moving = snapped(torch.from_numpy(dense.moving[n])[None], resize(as_tensor(shot.images[n : n + 1]), size)[0])
-        dense.moving[n] = torch.maximum(moving, unwanted(shot, n))[0]
     return dense
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What is known of one frame by itself."""
+
+    ratio: Float[Tensor, "1 h w"]  # log of its depth over the network's
+    sure: Float[Tensor, "1 h w"]  # how far that is known where nothing moves
+    moving: Float[Tensor, "1 h w"]
+    seen: Float[Tensor, "2 h w"]  # how visible it is in the next frame and in the last
+    swept: float  # share of the picture that a sweep has put nearer
+
+
+def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int], searched: bool, n: int) -> Matched:
+    """Depth and motion of frame n from its matches alone."""
+    size, start = dense_size(shot.size), dense_prior(shot, solution, n)
+    views = views_of(shot, solution, flows, n, offsets)
+    nothing = torch.zeros_like(start)
+    if views is None or not (solution.parallax > 0 or solution.resting):
+        return Matched(nothing, nothing, nothing, nothing.expand(2, -1, -1), 0.0)
+    camera, image = solution.intrinsics.resized(size), resize(as_tensor(shot.images[n : n + 1]), size)[0]
+    found, information, errors = triangulate(start, views, camera)
+    ratio, left_out = (found / start).log(), unwanted(shot, n)
+    wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
+    bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
+    moving = objects(errors, ratio, betrayed(image, (start, bounded), views, camera), views)
+    sure = information / (information + 20) * (1 - torch.maximum(wrong, left_out)) ** 2
+    share = nothing
+    if searched:
+        rests = sure * (1 - moving) ** 2
+        depth = start * spread(ratio, rests, image).exp()
+        near, share = sweep(start, depth, image, views, camera)
+        share = share * (1 - rests) * (1 - left_out)
+        ratio = torch.lerp(ratio, (near / start).log(), share / (rests * (1 - share) + share).clamp_min(1e-6))
+        sure, moving = sure * (1 - share) + share, moving * (1 - share)
+    return Matched(ratio, sure, moving, neighbours(views, n, len(shot)), float(share.mean()))
+
+
+def completed(
+    shot: Shot, solution: Solution, dense: Dense, n: int
+) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
+    """Frame n once its neighbours have voted: its depth everywhere, how sure it is, what moves. `dense` holds what
+    `matched` found, with the votes for `moving`."""
+    image = resize(as_tensor(shot.images[n : n + 1]), dense_size(shot.size))[0]
+    ratio, sure, votes = (torch.from_numpy(x[n])[None] for x in (dense.depth, dense.sure, dense.moving))
+    moving = snapped(votes, image)
+    sure = sure * (1 - moving) ** 2
+    depth = dense_prior(shot, solution, n) * spread(ratio, sure, image).exp()
+    return depth, sure, torch.maximum(moving, unwanted(shot, n))
 
 
 def unwanted(shot: Shot, n: int) -> Float[Tensor, "1 h w"]:
@@ -185,19 +243,19 @@ def unwanted(shot: Shot, n: int) -> Float[Tensor, "1 h w"]:
     return resize(torch.from_numpy(asked).float()[None, None], dense_size(shot.size))[0]
 
 
-def neighbours(views: Views, n: int, frames: int) -> Float[Tensor, "6 h w"]:
-    """Flow from frame n to the next and to the last one, and where each is visible; 0 where there is none."""
-    found = torch.zeros(6, *views.flow.shape[-2:])
+def neighbours(views: Views, n: int, frames: int) -> Float[Tensor, "2 h w"]:
+    """How visible frame n is in the next and in the last one; 0 where there is none."""
+    found = torch.zeros(2, *views.flow.shape[-2:])
     for view, slot in enumerate(slot for slot, m in enumerate((n + 1, n - 1)) if 0 <= m < frames):
-        found[2 * slot : 2 * slot + 2], found[4 + slot] = views.flow[view], views.visible[view, 0]
+        found[slot] = views.visible[view, 0]
     return found
 
 
 def untouched(shot: Shot, solution: Solution, store: Store) -> Float32[np.ndarray, "N h w"]:
     """`dense_prior` of every frame."""
-    depth = store((len(shot), *dense_size(shot.size)[::-1]))
-    for n in range(len(shot)):
-        depth[n] = dense_prior(shot, solution, n)[0]
+    depth = store((len(shot), *dense_size(shot.size)[::-1]), np.float32)
+    for n, prior in enumerate(each(partial(dense_prior, shot, solution), range(len(shot)))):
+        depth[n] = prior[0]
     return depth
 
 
@@ -226,39 +284,79 @@ def adaptive_flow(
     there: Float[Tensor, "B 3 H W"],
     moving: Float[Tensor, "B 1 H W"],
 ) -> Float[Tensor, "B 2 H W"]:
-    """Of two flows here -> there, per pixel the one that explains the colours better (GLNet's adaptive minimum).
+    """Of two flows here -> there, per pixel the one that explains the picture better (GLNet's adaptive minimum).
 
-    `rigid` follows from refined depth and camera; where things move on their own, `seen` stays. Colours are compared
-    over 9x9 px, since one pixel alone matches by chance. Rigid flow that leads far out of the picture is not taken: a
-    depth that comes so near the camera is mostly wrong.
+    `rigid` follows from refined depth and camera; where things move on their own, `seen` stays. Brightness is compared
+    over 10x10 px, since one pixel alone matches by chance. Rigid flow that leads far out of the picture is not taken:
+    a depth that comes so near the camera is mostly wrong.
     """
-    unlike = [F.avg_pool2d(dissimilarity(here, warp(there, flow)[0]), 9, 1, 4) for flow in (seen, rigid)]
+    half = (-(-rigid.shape[3] // 2), -(-rigid.shape[2] // 2))
+    a, b = (resize(image.mean(1, keepdim=True), half) for image in (here, there))
+    unlike = [F.avg_pool2d(dissimilarity(a, warp(b, resize_flow(f, half))[0]), 5, 1, 2) for f in (seen, rigid)]
+    better = resize(unlike[0] - unlike[1], (rigid.shape[3], rigid.shape[2]))
     size = rigid.new_tensor([rigid.shape[3], rigid.shape[2]])[:, None, None]
     reach = ((pixel_grid((rigid.shape[3], rigid.shape[2]), rigid) + rigid) / size - 0.5).abs().amax(1, keepdim=True)
-    share = torch.sigmoid((unlike[0] - unlike[1] + TIE) / TIE) * (1 - moving) * (reach < 0.5 + OUTSIDE)
+    share = torch.sigmoid((better + TIE) / TIE) * (1 - moving) * (reach < 0.5 + OUTSIDE)
     return share * rigid + (1 - share) * seen
 
 
-def steadied(shot: Shot, solution: Solution, flow: FlowOf, store: Store) -> Float32[np.ndarray, "N h w"]:
+def steadied(shot: Shot, solution: Solution, flows: Flows, store: Store) -> Float32[np.ndarray, "N h w"]:
     """The network's depth averaged over neighbouring frames along flow: all that can be refined without a camera.
 
     Frame n meets frames n - k and n + k, scaled to it, where both show the same point; what comes nearer at a steady
     pace is then too near in the one by what it is too far in the other. At refinement size, in the path's unit.
     """
-    depth, kept = store((len(shot), *dense_size(shot.size)[::-1])), {}
+    depth = store((len(shot), *dense_size(shot.size)[::-1]), np.float32)
     for n in range(len(shot)):
         here = dense_prior(shot, solution, n)[None].log()
         changes = [torch.zeros_like(here)]
         reach = [k for k in NEAR if 0 <= n - k and n + k < len(shot)]
         others = [m for k in NEAR for m in (n - k, n + k) if 0 <= m < len(shot)]
-        flows = both_ways(shot, flow, n, others, kept) if others else None
+        pairs = both_ways(flows, n, others) if others else None
         for k in reach:
             at = [others.index(n - k), others.index(n + k)]
-            go, back = (f[at] for f in flows)
+            go, back = (f[at] for f in pairs)
             there = torch.stack([dense_prior(shot, solution, m).log() for m in (n - k, n + k)])
             change, seen = warp(there, go)[0] - here, visibility(go, back)
             scale = torch.where(seen > 0, change, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
             change = change - scale[:, None, None, None]
             changes.append(seen.prod(0, keepdim=True) * change.mean(0, keepdim=True))
         depth[n] = (here + torch.cat(changes).mean(0)).exp()[0, 0]
+    return depth
+
+
+AGREE = 0.1  # log units by which depths of one point may differ in neighbouring frames to be averaged by half
+
+
+def filtered(shot: Shot, solution: Solution, dense: Dense, flows: Flows, store: Store) -> Float32[np.ndarray, "N h w"]:
+    """Refined depth averaged over neighbouring frames along flow, each seen from this one: less flicker.
+
+    What rests is carried over by the camera's motion, what moves by the median change of depth; what disagrees by more
+    than AGREE is another surface, and counts little.
+    """
+    depth, size = store(dense.depth.shape, np.float32), dense_size(shot.size)
+    camera, poses = solution.intrinsics.resized(size), inverse(solution.world_T_cam)
+
+    def average(n: int) -> Float[Tensor, "h w"]:
+        here = torch.from_numpy(dense.depth[n])[None, None].log()
+        others = [m for k in NEAR for m in (n - k, n + k) if 0 <= m < len(shot)]
+        if not others:
+            return here.exp()[0, 0]
+        go, back = both_ways(flows, n, others)
+        there, _ = warp(torch.from_numpy(dense.depth[others])[:, None], go)
+        ray = torch.cat([(pixel_grid(size, go) + go - camera.center[:, None, None]) / camera.focal[:, None, None],
+                         torch.ones_like(go[:, :1])], 1)  # fmt: skip
+        n_T_m = (poses[n] @ inverse(poses[others])).float()
+        carried = transform(n_T_m, there * ray)[:, 2:].clamp_min(1e-6).log() - here
+        moving = torch.from_numpy(dense.moving[n])[None, None]
+        seen = visibility(go, back)
+        followed = there.log() - here
+        scale = torch.where(seen > 0, followed, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
+        followed = followed - scale[:, None, None, None]
+        change = torch.lerp(carried, followed, moving.expand_as(carried))
+        weight = seen / (1 + (change / AGREE) ** 2) ** 2
+        return (here + (weight * change).sum(0, keepdim=True) / (1 + weight.sum(0, keepdim=True))).exp()[0, 0]
+
+    for n, smooth in enumerate(each(average, range(len(shot)))):
+        depth[n] = smooth
     return depth

@@ -17,7 +17,7 @@ from glvid.data.frames import LEFT_OUT, Footage
 from glvid.data.pool import row_type
 from glvid.dense import Dense, full_depth, triangulate_shot
 from glvid.geometry import inverse
-from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth
+from glvid.predict import Flows, as_tensor, fine_dis_flow, predict_camera, predict_depth
 from glvid.solve import PARALLAX, solve
 from glvid.types import Shot, Solution
 from glvid.views import dense_prior
@@ -52,12 +52,13 @@ def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shap
     """Camera and dense depth of frames (N, H, W, 3) uint8 of a clip of `shape`, or why they are not to be trusted."""
     shot = Shot(np.arange(len(images)) / 15.0, images, predict_depth(depth_net, images))
     start = predict_camera(camera_net, images[:-1:3], images[1::3], shape)
-    solution = solve(shot, fine_dis_flow, start)
+    flows = Flows(shot, fine_dis_flow)
+    solution = solve(shot, flows, start)
     if solution.parallax < PARALLAX:
         return f"no parallax ({solution.parallax:.1f} px)"
     if solution.cost > COST:
         return f"matches do not fit one camera (cost {solution.cost:.2f})"
-    return Solved(shot, solution, triangulate_shot(shot, solution, fine_dis_flow, solution.offsets, lambda n: None))
+    return Solved(shot, solution, triangulate_shot(shot, solution, flows, solution.offsets, lambda n: None))
 
 
 def sureness(found: Solved, n: int) -> Float[Tensor, "1 1 h w"]:

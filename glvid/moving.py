@@ -11,6 +11,7 @@ from torch import Tensor
 
 from glvid.geometry import rigid_flow
 from glvid.losses import dissimilarity
+from glvid.predict import Flows
 from glvid.types import Intrinsics
 from glvid.views import Views, median_seen
 from glvid.warp import guided_upsample, length, spread, warp
@@ -51,12 +52,13 @@ def betrayed(
     Keeps wrong flow (repeated texture, fast motion) from being taken for motion: there the rigid scene explains the
     colours as well.
     """
-    same = image[None].expand_as(views.images)
-    flowed = dissimilarity(same, warp(views.images, views.flow)[0])
+    there = views.images.mean(1, keepdim=True)
+    same = image.mean(0).expand_as(there)
+    flowed = dissimilarity(same, warp(there, views.flow)[0])
     rigid = []
     for depth in depths:
         flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here)
-        rigid.append(dissimilarity(same, warp(views.images, views.as_seen(flow))[0]))
+        rigid.append(dissimilarity(same, warp(there, views.as_seen(flow))[0]))
     return median_seen(torch.stack(rigid).amin(0) - flowed, views.visible)
 
 
@@ -86,21 +88,20 @@ def objects(
     return torch.from_numpy(moves[label]).float()[None]
 
 
-def voted(moving: Float32[np.ndarray, "N h w"], near: Float32[np.ndarray, "N 6 h w"]) -> None:
+def voted(moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows) -> None:
     """Every frame's probabilities become the mean of its own and its neighbours', carried along flow, ROUNDS times;
-    in place, since it may lie on disk. near: flow to the next and to the last frame, and where each is visible."""
+    in place, since it may lie on disk. seen: how visible a frame is in the next and in the last one."""
     for _ in range(ROUNDS):
         last = None
         for n in range(len(moving)):
             now = torch.from_numpy(np.array(moving[n]))[None, None]
             votes, count = now.clone(), torch.ones_like(now)
             after = torch.from_numpy(np.array(moving[n + 1]))[None, None] if n + 1 < len(moving) else None
-            for k, other in enumerate((after, last)):
+            for k, (m, other) in enumerate(((n + 1, after), (n - 1, last))):
                 if other is None:
                     continue
-                flow, seen = torch.from_numpy(near[n, 2 * k : 2 * k + 2])[None], torch.from_numpy(near[n, 4 + k])
-                carried, inside = warp(other, flow)
-                inside = inside * (seen > 0.3)
+                carried, inside = warp(other, flows(n, m))
+                inside = inside * torch.from_numpy(seen[n, k] > 0.3)
                 votes, count = votes + inside * carried, count + inside
             moving[n], last = (votes / count)[0, 0], now
 
@@ -110,4 +111,7 @@ def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Fl
     inside = (moving > MAJORITY).float()
     size = 2 * BAND + 1
     grown, kept = (s * F.max_pool2d(s * inside[None], size, 1, BAND)[0] for s in (1, -1))
-    return spread(inside, 1 - 0.98 * (grown - kept), image, stiff=1.0, edge=BLEND).clamp(0, 1)
+    parts, label = cv2.connectedComponents(inside[0].byte().numpy(), connectivity=4)
+    whole = np.bincount(label.ravel(), kept[0].numpy().ravel(), parts) > 0
+    thin = torch.from_numpy(~whole[label] & (label > 0)).float()[None]  # nothing but outline: left as it is
+    return spread(inside, 1 - 0.98 * (grown - kept) * (1 - thin), image, stiff=1.0, edge=BLEND).clamp(0, 1)

@@ -1,6 +1,7 @@
 """Windows of a clip through the networks: depth of frames, flow of pairs, at working size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from threading import RLock
 
 import cv2
 import numpy as np
@@ -9,10 +10,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from glvid.errors import UsageError
-from glvid.types import Intrinsics
+from glvid.parallel import each
+from glvid.types import Intrinsics, Shot
+from glvid.warp import resize_flow
 
 Images = UInt8[np.ndarray, "N H W 3"]
 FlowOf = Callable[[Images, Images], Float[Tensor, "N 2 H W"]]
+Numbers = int | Sequence[int] | np.ndarray | Tensor  # of frames
+Store = Callable[[tuple[int, ...], type], np.ndarray]  # zeros of this shape and type, in memory or on disk
 
 USUAL_FOCAL, USUAL_SIGMA = (
     0.8,
@@ -78,11 +83,13 @@ def dis_flow(a: Images, b: Images, finest_scale: int = 1) -> Float[Tensor, "N 2 
     finest_scale 1 is the preset's and ends at half resolution; 0 goes on to full resolution: three times the time, and
     half the median error on rendered driving (0.46 px instead of 0.86 at 384x128).
     """
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(finest_scale)
-    grey = [[cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in s] for s in (a, b)]
-    flows = [dis.calc(x, y, None) for x, y in zip(*grey, strict=True)]
-    return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2)
+
+    def matched(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        dis.setFinestScale(finest_scale)
+        return dis.calc(*(cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in pair), None)
+
+    return torch.from_numpy(np.stack(list(each(matched, zip(a, b, strict=True))))).permute(0, 3, 1, 2)
 
 
 def fine_dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
@@ -101,3 +108,78 @@ def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8)
         return torch.cat(out).cpu()
 
     return flow
+
+
+def in_memory(shape: tuple[int, ...], kind: type = np.float32) -> np.ndarray:
+    """The `Store` for short shots."""
+    return np.zeros(shape, kind)
+
+
+def dense_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Size at which pixels are triangulated: half the working size."""
+    return size[0] // 2, size[1] // 2
+
+
+class Flows:
+    """Flow between the frames of a shot at `dense_size`; every pair of frames is matched once.
+
+    What was found stays in `store`, 4 bytes a vector: solve, triangulation and descent all ask for the same pairs, and
+    matching is most of their time.
+    """
+
+    STEP = 1 / 64  # px, of what is kept; so vectors of up to 512 px
+    AT_ONCE = 16  # pairs
+
+    def __init__(self, shot: Shot, flow: FlowOf, store: Store = in_memory) -> None:
+        self.shot, self.flow, self.store, self.size = shot, flow, store, dense_size(shot.size)
+        self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by j - i: flow of every i, and whether it is there
+        self.lock = RLock()  # frames are worked on in parallel
+
+    def __call__(self, i: Numbers, j: Numbers) -> Float[Tensor, "P 2 h w"]:
+        """Flow of every frame of i to its one of j."""
+        i, j = np.atleast_1d(i), np.atleast_1d(j)
+        pairs = list(zip(i.tolist(), j.tolist(), strict=True))
+        with self.lock:
+            new = np.array([not self.rows(b - a)[1][a] for a, b in pairs])
+            for k in range(0, new.sum(), self.AT_ONCE):
+                self.sharp(i[new][k : k + self.AT_ONCE], j[new][k : k + self.AT_ONCE])
+        found = np.stack([self.rows(b - a)[0][a] for a, b in pairs])
+        return torch.from_numpy(found).float() * self.STEP
+
+    def sharp(self, i: np.ndarray, j: np.ndarray) -> Float[Tensor, "P 2 H W"]:
+        """The same at working size, computed anew."""
+        flow = self.flow(self.shot.images[i], self.shot.images[j])
+        self.keep(i, j, flow)
+        return flow
+
+    def keep(self, i: np.ndarray, j: np.ndarray, flow: Float[Tensor, "P 2 H W"]) -> None:
+        """Remember flow i -> j, of any size."""
+        steps = (resize_flow(flow, self.size) / self.STEP).round().clamp(-32767, 32767).short().numpy()
+        for a, b, step in zip(i.tolist(), j.tolist(), steps, strict=True):
+            rows, there = self.rows(b - a)
+            rows[a], there[a] = step, True
+
+    def rows(self, apart: int) -> tuple[np.ndarray, np.ndarray]:
+        """What is kept of pairs so many frames apart."""
+        with self.lock:
+            if apart not in self.kept:
+                n, (w, h) = len(self.shot), self.size
+                self.kept[apart] = self.store((n, 2, h, w), np.int16), np.zeros(n, bool)
+            return self.kept[apart]
+
+    def part(self, first: int, last: int) -> "Flows":
+        """The same of frames first..last-1 alone; what it finds is kept here."""
+        return FlowsOfPart(self, first, last)
+
+
+class FlowsOfPart(Flows):
+    """Flow between some frames of a shot, kept with that of the others."""
+
+    def __init__(self, whole: Flows, first: int, last: int) -> None:
+        super().__init__(whole.shot.part(first, last), whole.flow, whole.store)
+        self.whole, self.frames, self.lock = whole, slice(first, last), whole.lock
+
+    def rows(self, apart: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the whole keeps."""
+        flow, there = self.whole.rows(apart)
+        return flow[self.frames], there[self.frames]

@@ -20,16 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glvid.dense import NEAR, Dense, steadied, triangulate_shot, untouched
+from glvid.dense import NEAR, Dense, filtered, steadied, triangulate_shot, untouched
 from glvid.geometry import inverse, se3_exp
 from glvid.losses import CameraOffset, Evidence, LossWeights, observe, total
-from glvid.predict import FlowOf, as_tensor
+from glvid.predict import Flows, Store, as_tensor, dense_size, in_memory
 from glvid.solve import PARALLAX
 from glvid.types import Pairs, Shot, Solution
-from glvid.views import Store, dense_size, in_memory, rolled_flow_of
+from glvid.views import rolled_flow_of
 from glvid.warp import resize, resize_flow
 
-SPAN, SHARED = 16, 4  # frames refined at once; frames shared with the span before
+SPAN = {"params": 16, "output": 24}  # frames refined at once; `params` gains from more spans, each has steps of its own
+SHARED = 4  # frames shared with the span before
 CONTRADICTED = 0.25  # px^2, of `Solution.cost`: 12 real clips that one rigid scene explains cost 0.03 to 0.14
 
 
@@ -41,7 +42,7 @@ def descent_size(size: tuple[int, int]) -> tuple[int, int]:
     return size[0] // 4, size[1] // 4
 
 
-STEPS = {"none": 0, "params": 20, "output": 12, "both": 12}  # per span: twice as many gain 0.02 and 0.001 Abs Rel
+STEPS = {"none": 0, "params": 20, "output": 5, "both": 5}  # per span: twice as many gain 0.02 and 0.0003 Abs Rel
 POSE_SIGMA = 5e-4  # rad and median depths that poses may leave the solve: its matches are finer than a quarter image
 NEAR_AND_FAR = (1, 4)  # offsets of the pairs the objective is taken over
 
@@ -49,13 +50,14 @@ NEAR_AND_FAR = (1, 4)  # offsets of the pairs the objective is taken over
 @dataclass(frozen=True)
 class Plan:
     """How to refine: mode (none, params, output, both), gradient steps per span, device, weights of the objective,
-    where maps are kept."""
+    where maps are kept, whether depth is averaged over time in the end."""
 
     mode: str
     steps: int
     device: str | torch.device = "cpu"
     weights: LossWeights = LossWeights()
     store: Store = in_memory
+    filtered: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,11 @@ class Span:
     seen: Evidence
 
 
-def bounds(n: int) -> Iterator[tuple[int, int, int]]:
+def bounds(n: int, mode: str) -> Iterator[tuple[int, int, int]]:
     """(first, last + 1, held): overlapping spans that cover n frames."""
     first = 0
     while True:
-        last = min(first + SPAN, n)
+        last = min(first + SPAN[mode], n)
         yield first, last, SHARED if first else 0
         if last == n:
             return
@@ -94,7 +96,7 @@ def span_of(
     shot: Shot,
     solution: Solution,
     dense: Dense,
-    flow: FlowOf,
+    flows: Flows,
     edges: tuple[int, int, int],
     device: str | torch.device,
 ) -> Span:
@@ -105,7 +107,7 @@ def span_of(
     b = torch.cat([torch.arange(k, n) for k in NEAR_AND_FAR if k < n])
     stored = np.asarray(shot.images[first:last])
     images = resize(as_tensor(stored, device), size)
-    go, back = (resize_flow(x, size).to(device) for x in (flow(stored[a], stored[b]), flow(stored[b], stored[a])))
+    go, back = (resize_flow(flows(first + x, first + y), size).to(device) for x, y in ((a, b), (b, a)))
     eye = torch.eye(4, device=device).expand(2 * len(a), 4, 4)
     i, j = torch.cat([a, b]).to(device), torch.cat([b, a]).to(device)
     rolled = [
@@ -146,18 +148,18 @@ def descend(
 
 
 def refine_outputs(
-    shot: Shot, solution: Solution, dense: Dense, flow: FlowOf, plan: Plan, advance: Callable[[int], None]
+    shot: Shot, solution: Solution, dense: Dense, flows: Flows, plan: Plan, advance: Callable[[int], None]
 ) -> tuple[Dense, Solution, Progress]:
     """GLNet's OFT: log-depth and poses of every span are free variables with priors at where they start.
 
     The focal length stays as solved: it belongs to the whole clip, a span sees only a part of it.
     """
-    depth, poses, losses = plan.store(dense.depth.shape), solution.world_T_cam.clone(), []
+    depth, poses, losses = plan.store(dense.depth.shape, np.float32), solution.world_T_cam.clone(), []
     depth[:] = dense.depth
     size = descent_size(shot.size)
     camera = solution.intrinsics.resized(size).to(plan.device)
-    for edges in bounds(len(shot)):
-        span = span_of(shot, solution, dense, flow, edges, plan.device)
+    for edges in bounds(len(shot), "output"):
+        span = span_of(shot, solution, dense, flows, edges, plan.device)
         start = 1 / resize(1 / torch.from_numpy(depth[span.frames, None]).to(plan.device), size)
         G = inverse(poses[span.frames])
         G = G @ inverse(G[0])  # single precision suffices near the origin
@@ -175,7 +177,7 @@ def refine_outputs(
             return loss, (change.detach().clone(), step.detach())
 
         optimiser = torch.optim.Adam(
-            [{"params": [change], "lr": 5e-3}, {"params": [twist], "lr": POSE_SIGMA / 4}], betas=(0.9, 0.95)
+            [{"params": [change], "lr": 1e-2}, {"params": [twist], "lr": POSE_SIGMA / 16}], betas=(0.9, 0.95)
         )
         first, best, (found, step) = descend(optimiser, objective, plan.steps, advance)
         depth[span.frames][held:] *= resize(found, dense_size(shot.size)).exp()[:, 0].cpu().numpy()
@@ -190,7 +192,7 @@ def refine_parameters(
     shot: Shot,
     solution: Solution,
     dense: Dense,
-    flow: FlowOf,
+    flows: Flows,
     net: nn.Module,
     plan: Plan,
     advance: Callable[[int], None],
@@ -204,11 +206,11 @@ def refine_parameters(
     tuned = copy.deepcopy(net).to(plan.device)
     tuned.requires_grad_(True)
     optimiser = torch.optim.Adam(tuned.parameters(), lr=6e-4)  # 2e-4 leaves a tenth of what 20 steps can gain
-    size, losses, depth = descent_size(shot.size), [], plan.store(shot.depth.shape)
+    size, losses, depth = descent_size(shot.size), [], plan.store(shot.depth.shape, np.float32)
     camera = solution.intrinsics.resized(size).to(plan.device)
     weights = replace(plan.weights, prior_depth=10 * plan.weights.prior_depth)
-    for edges in bounds(len(shot)):
-        span = span_of(shot, solution, dense, flow, edges, plan.device)
+    for edges in bounds(len(shot), "params"):
+        span = span_of(shot, solution, dense, flows, edges, plan.device)
         G = inverse(solution.world_T_cam[span.frames])
         pairs = posed(span.pairs, (G @ inverse(G[0])).float().to(plan.device))
         anchor = 1 / resize(1 / torch.from_numpy(dense.depth[span.frames, None]).to(plan.device), size)
@@ -238,12 +240,13 @@ def progress_of(losses: list[tuple[float, float]]) -> Progress:
 def work(shots: Sequence[tuple[int, int]], mode: str, steps: int) -> int:
     """Units of progress `refine` will count: frames triangulated and gradient steps."""
     frames = sum(b - a for a, b in shots)
-    descents = sum(len(list(bounds(b - a))) for a, b in shots) * {"none": 0, "both": 2}.get(mode, 1)
+    descended = {"none": (), "both": ("params", "output")}.get(mode, (mode,))
+    descents = sum(len(list(bounds(b - a, kind))) for a, b in shots for kind in descended)
     return frames * (1 + (mode == "both")) + descents * steps
 
 
 def refine(
-    shot: Shot, solution: Solution, flow: FlowOf, net: nn.Module, plan: Plan, advance: Callable[[int], None]
+    shot: Shot, solution: Solution, flows: Flows, net: nn.Module, plan: Plan, advance: Callable[[int], None]
 ) -> tuple[Shot, Dense, Solution, Progress]:
     """Refine a shot as planned.
 
@@ -251,7 +254,7 @@ def refine(
     only `steadied`, with a warning. (KITTI drive 0052, dense traffic, refined all the same: Abs Rel 0.27, not 0.26.)
     """
     if plan.mode == "none":  # far pairs fix scale drift and flicker, but only near ones are needed to see what moves
-        near = triangulate_shot(shot, solution, flow, NEAR, advance, plan.store, searched=False)
+        near = triangulate_shot(shot, solution, flows, NEAR, advance, plan.store, searched=False)
         return shot, replace(near, depth=untouched(shot, solution, plan.store)), solution, Progress()
     hopeless = None
     if solution.parallax < PARALLAX:
@@ -261,14 +264,16 @@ def refine(
             "matches fit no rigid scene (dense traffic, a crowd, fast motion): depth is steadied over time, no more"
         )
     if hopeless:
-        shot, dense, solution, _ = refine(shot, solution, flow, net, replace(plan, mode="none"), advance)
-        steady = steadied(shot, solution, flow, plan.store)
+        shot, dense, solution, _ = refine(shot, solution, flows, net, replace(plan, mode="none"), advance)
+        steady = steadied(shot, solution, flows, plan.store)
         return shot, replace(dense, depth=steady), solution, Progress(warnings=(hopeless,))
-    dense, progress = triangulate_shot(shot, solution, flow, solution.offsets, advance, plan.store), Progress()
+    dense, progress = triangulate_shot(shot, solution, flows, solution.offsets, advance, plan.store), Progress()
     if plan.mode in ("params", "both"):
-        shot, progress = refine_parameters(shot, solution, dense, flow, net, plan, advance)
+        shot, progress = refine_parameters(shot, solution, dense, flows, net, plan, advance)
         if plan.mode == "params":
             return shot, replace(dense, depth=untouched(shot, solution, plan.store)), solution, progress
-        dense = triangulate_shot(shot, solution, flow, solution.offsets, advance, plan.store)
-    dense, solution, after = refine_outputs(shot, solution, dense, flow, plan, advance)
+        dense = triangulate_shot(shot, solution, flows, solution.offsets, advance, plan.store)
+    dense, solution, after = refine_outputs(shot, solution, dense, flows, plan, advance)
+    if plan.filtered:
+        dense = replace(dense, depth=filtered(shot, solution, dense, flows, plan.store))
     return shot, dense, solution, after if progress.first is None else Progress(progress.first, after.last)

@@ -23,6 +23,7 @@ from glvid import formats
 from glvid.colors import Range, color_range, preview_frame
 from glvid.errors import InputError, OutputError, UsageError
 from glvid.formats import atomic_write, cannot_write, reading
+from glvid.parallel import each
 from glvid.types import Intrinsics, Trajectory
 from glvid.video import write_video
 
@@ -185,7 +186,11 @@ def is_written(folder: Path, row: Row) -> bool:
 def write_preview(run: "RunFolder", fps: float, limits: Range | None = None) -> None:
     """preview.mp4 from the stored maps; `limits` default to those of about 30 frames spread over the clip."""
     limits = limits or preview_range(run)
-    images = (preview_frame(run.image(row), run.depth(row), run.flow(row), limits) for row in run.rows)
+
+    def picture(row: Row) -> np.ndarray:
+        return preview_frame(run.image(row), run.depth(row), run.flow(row), limits)
+
+    images = each(picture, run.rows)
     write_video(run.path / PREVIEW, images, fps)
 
 
@@ -308,19 +313,24 @@ def _inside(folder: Path, name: str) -> Path:
 # ---------------------------------------------------------------- disk
 
 
+WORKING = 18  # bytes a pixel: image 3, depth 4, ignored 1, flow of eight pairs 8, maps of half the size 2
+
+
 def estimate(
     frames: int,
     size: tuple[int, int],
     keep: Sequence[str] = KINDS,
     flow_format: str = "png",
     max_points: int = 2_000_000,
+    working: tuple[int, int] = (0, 0),
 ) -> int:
-    """Bytes a run of so many frames will take: maps, preview and cloud, on the safe side of what was measured."""
+    """Bytes a run of so many frames will take: maps, preview and cloud, on the safe side of what was measured; and
+    while it lasts, images, depth, flow and maps at `working` size."""
     per_pixel = {"depth": 1.3, "flow": 1.3 if flow_format == "png" else 8.0, "mask": 0.15, "image": 0.35}
     maps = sum(per_pixel[kind] for kind in keep) * size[0] * size[1]
     preview = 0.15 * 3 * min(size[0], 640) ** 2 * size[1] / size[0]
     cloud = 15 * min(max_points, frames * size[0] * size[1])
-    return int(frames * (maps + preview)) + cloud
+    return int(frames * (maps + preview + WORKING * working[0] * working[1])) + cloud
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -128,6 +128,11 @@ class Shot:
         """Working size (width, height)."""
         return self.images.shape[2], self.images.shape[1]
 
+    def part(self, first: int, last: int) -> "Shot":
+        """Frames first..last-1 alone."""
+        ignored = None if self.ignored is None else self.ignored[first:last]
+        return Shot(self.times[first:last], self.images[first:last], self.depth[first:last], ignored)
+
     def __len__(self) -> int:
         return len(self.times)
 

@@ -1,33 +1,21 @@
 """What a frame's pixels look like from other frames of its shot: flow, visibility, cameras, at refinement size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from glvid.geometry import inverse, rolled_flow
 from glvid.losses import dissimilarity
-from glvid.predict import FlowOf, as_tensor
+from glvid.predict import Flows, as_tensor, dense_size
 from glvid.types import GLOBAL_SHUTTER, Shot, Solution
-from glvid.warp import resize, resize_flow, visibility, warp
+from glvid.warp import resize, visibility, warp
 
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
-
-Store = Callable[[tuple[int, ...]], Float32[np.ndarray, "..."]]  # zeros of this shape, in memory or on disk
-
-
-def in_memory(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """The `Store` for short shots."""
-    return np.zeros(shape, np.float32)
-
-
-def dense_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Size at which pixels are triangulated: half the working size."""
-    return size[0] // 2, size[1] // 2
 
 
 @dataclass(frozen=True)
@@ -70,47 +58,26 @@ def dense_prior(shot: Shot, solution: Solution, n: int) -> Float[Tensor, "1 h w"
     return float(solution.depth_scale[n]) / resize(1 / depth, dense_size(shot.size))[0]
 
 
-Kept = dict[tuple[int, int], Tensor]  # flow (2, h, w) from one frame of a shot to another
+def both_ways(flows: Flows, n: int, others: Sequence[int]) -> tuple[Float[Tensor, "K 2 h w"], Float[Tensor, "K 2 h w"]]:
+    """Flow n -> others and back."""
+    here = [n] * len(others)
+    return flows(here, others), flows(others, here)
 
 
-def both_ways(
-    shot: Shot, flow: FlowOf, n: int, others: Sequence[int], kept: Kept
-) -> tuple[Float[Tensor, "K 2 h w"], Float[Tensor, "K 2 h w"]]:
-    """Flow n -> others and back at refinement size.
-
-    `kept` holds those a frame before n asked for, which saves half of all; those that a later frame will ask for are
-    added, those that none will are taken out.
-    """
-    new = [k for k in others if (n, k) not in kept]
-    if new:
-        here, there = (
-            np.repeat(np.asarray(shot.images[n : n + 1]), len(new), 0),
-            np.stack([shot.images[k] for k in new]),
-        )
-        there_and_back = (resize_flow(x, dense_size(shot.size)) for x in (flow(here, there), flow(there, here)))
-        for k, go, back in zip(new, *there_and_back, strict=True):
-            kept[n, k], kept[k, n] = go, back
-    pairs = [(kept[n, k], kept[k, n]) for k in others]
-    for k in others:
-        if k < n:
-            del kept[n, k], kept[k, n]
-    go, back = zip(*pairs, strict=True)
-    return torch.stack(go), torch.stack(back)
-
-
-def views_of(shot: Shot, solution: Solution, flow: FlowOf, n: int, offsets: Sequence[int], kept: Kept) -> Views | None:
+def views_of(shot: Shot, solution: Solution, flows: Flows, n: int, offsets: Sequence[int]) -> Views | None:
     """The frames at +- offsets of frame n, at refinement size; None if there is none."""
     others = [n + s * k for k in offsets for s in (1, -1) if 0 <= n + s * k < len(shot)]
     if not others:
         return None
-    go, back = both_ways(shot, flow, n, others, kept)
+    go, back = both_ways(flows, n, others)
     visible = visibility(go, back, floor=0.7)
     trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
     there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
     stored = np.stack([shot.images[k] for k in (n, *others)])
     images = resize(as_tensor(stored), dense_size(shot.size))
     image, images = images[:1], images[1:]
-    unlike = dissimilarity(image.expand_as(images), warp(images, go)[0])
+    here, there = (x.mean(1, keepdim=True) for x in (image, images))
+    unlike = dissimilarity(here.expand_as(there), warp(there, go)[0])
     visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
     rolled = rolled_flow_of(shot, solution, n, others, dense_size(shot.size))
     return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float(), rolled)

@@ -15,7 +15,7 @@ import torch
 from glvid import weights
 from glvid.dense import Dense, triangulate_shot
 from glvid.losses import PAPER, LossWeights
-from glvid.predict import fine_dis_flow, predict_camera, predict_depth, working_size
+from glvid.predict import Flows, fine_dis_flow, predict_camera, predict_depth, working_size
 from glvid.refine import Plan, refine_outputs, refine_parameters
 from glvid.solve import solve
 from glvid.synthetic import Truth, scene
@@ -42,10 +42,9 @@ def case(kind: str, seed: int, frames: int) -> Case:
     images = (resize(truth.images, size).permute(0, 2, 3, 1) * 255).round().byte().numpy()
     depth, camera = (weights.load(f"{name}-small", name)[0] for name in ("depth", "camera"))
     shot = Shot(np.arange(frames) / 10, images, predict_depth(depth, images))
-    solution = solve(shot, fine_dis_flow, predict_camera(camera, images[:-1], images[1:], SIZE))
-    return Case(
-        truth, shot, solution, triangulate_shot(shot, solution, fine_dis_flow, solution.offsets, lambda n: None)
-    )
+    flows = Flows(shot, fine_dis_flow)
+    solution = solve(shot, flows, predict_camera(camera, images[:-1], images[1:], SIZE))
+    return Case(truth, shot, solution, triangulate_shot(shot, solution, flows, solution.offsets, lambda n: None))
 
 
 def abs_rel(depth: np.ndarray, truth: Truth) -> float:
@@ -73,9 +72,9 @@ def refined(c: Case, objective: LossWeights, steps: int) -> tuple[float, float, 
     """Abs Rel after `params` and after `output`, and directions of motion after `output`."""
     net = weights.load("depth-small", "depth")[0]
     plan = Plan("params", steps, weights=objective)
-    tuned, _ = refine_parameters(c.shot, c.solution, c.dense, fine_dis_flow, net, plan, lambda n: None)
+    tuned, _ = refine_parameters(c.shot, c.solution, c.dense, Flows(c.shot, fine_dis_flow), net, plan, lambda n: None)
     plan = replace(plan, mode="output")
-    dense, solution, _ = refine_outputs(c.shot, c.solution, c.dense, fine_dis_flow, plan, lambda n: None)
+    dense, solution, _ = refine_outputs(c.shot, c.solution, c.dense, Flows(c.shot, fine_dis_flow), plan, lambda n: None)
     return abs_rel(tuned.depth, c.truth), abs_rel(dense.depth, c.truth), turned(solution, c.truth)
 
 

@@ -33,7 +33,7 @@ from quality import DATA, ROOT, SHARED, infer, referee, rendered, say
 from glvid import results
 from glvid.dense import full_depth
 from glvid.geometry import inverse, se3_exp, se3_log
-from glvid.predict import as_tensor, fine_dis_flow, predict_camera, predict_depth, working_size
+from glvid.predict import Flows, as_tensor, fine_dis_flow, predict_camera, predict_depth, working_size
 from glvid.refine import STEPS, Plan, refine
 from glvid.solve import solve
 from glvid.synthetic import EVALUATION, KINDS, SKY, render, scene, world
@@ -217,9 +217,10 @@ def prior(names: list[str]) -> None:
         shot = Shot(np.arange(len(small)) / 15, small, start)
         at, since = np.arange(0, len(small) - 1, 5), time.perf_counter()
         lens = predict_camera(camera_net, small[at], small[at + 1], shape)
-        solved = solve(shot, fine_dis_flow, lens)
+        flows = Flows(shot, fine_dis_flow)
+        solved = solve(shot, flows, lens)
         shot, dense, solved, done = refine(
-            shot, solved, fine_dis_flow, depth_net, Plan("output", STEPS["output"]), lambda n: None
+            shot, solved, flows, depth_net, Plan("output", STEPS["output"]), lambda n: None
         )
         after = [
             full_depth(shot, solved, dense, n, as_tensor(shot.images[n : n + 1]))[0, 0].numpy()
@@ -360,7 +361,7 @@ def rolling(names: list[str]) -> None:
             small = np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in images])
             shot = Shot(np.arange(FRAMES) / 15, small, predict_depth(depth_net, small))
             lens = predict_camera(camera_net, small[:-1:5], small[1::5], SIZE)
-            solved = solve(shot, fine_dis_flow, lens)
+            solved = solve(shot, Flows(shot, fine_dis_flow), lens)
             scores = referee_module().path_scores(solved.world_T_cam.numpy(), path, blind=False)
             error = 100 * (float(solved.intrinsics.focal[0]) * SIZE[0] / size[0] / fx - 1)
             facts = {k: scores[k] for k in ("ate_percent", "rpe_rot_deg")}

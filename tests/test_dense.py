@@ -14,7 +14,7 @@ from glvid import refine as R
 from glvid import views as V
 from glvid.geometry import rigid_flow, se3_exp
 from glvid.networks import DepthNet
-from glvid.predict import dis_flow, working_size
+from glvid.predict import Flows, dense_size, dis_flow, in_memory, working_size
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.warp import push_pull, resize, resize_flow, spread
@@ -130,11 +130,11 @@ def test_steadied_depth_is_truer_than_that_of_single_frames(room):
     assert noise.shape == shot.depth.shape
     noisy = replace(shot, depth=shot.depth * np.exp(noise))
     prior, before = (np.stack([V.dense_prior(s, solution, n)[0].numpy() for n in range(6)]) for s in (shot, noisy))
-    after = D.steadied(noisy, solution, dis_flow, V.in_memory)
+    after = D.steadied(noisy, solution, Flows(noisy, dis_flow), in_memory)
     inner = slice(2, 4)  # frames with two others on either side
     assert change_of(after[inner], prior[inner]) < 0.7 * change_of(before[inner], prior[inner])
     assert change_of(after[:1], before[:1]) < 1e-6  # the first has none before it
-    clean = D.steadied(shot, solution, dis_flow, V.in_memory)
+    clean = D.steadied(shot, solution, Flows(shot, dis_flow), in_memory)
     assert change_of(clean, prior) < 0.02
 
 
@@ -149,13 +149,15 @@ def test_what_passes_a_resting_camera_is_found(room):
     eye = torch.eye(4, dtype=torch.float64).repeat(6, 1, 1)
     still = replace(solution, world_T_cam=eye, parallax=0.0, observable=False, resting=True)
     watched = replace(shot, images=images)
-    _, dense, _, _ = R.refine(watched, still, dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)
-    there = resize(torch.from_numpy(real).float()[:, None], V.dense_size(shot.size))[:, 0].numpy() > 0.5
+    _, dense, _, _ = R.refine(watched, still, Flows(watched, dis_flow), DepthNet(), R.Plan("none", 0), lambda n: None)
+    there = resize(torch.from_numpy(real).float()[:, None], dense_size(shot.size))[:, 0].numpy() > 0.5
     found = dense.moving > 0.5
     assert (found & there).sum() > 0.6 * (found | there).sum()
     kept = np.stack([V.dense_prior(watched, still, n)[0].numpy() for n in range(6)])
     assert np.array_equal(dense.depth, kept)
-    lost = R.refine(watched, replace(still, resting=False), dis_flow, DepthNet(), R.Plan("none", 0), lambda n: None)[1]
+    lost = R.refine(
+        watched, replace(still, resting=False), Flows(watched, dis_flow), DepthNet(), R.Plan("none", 0), lambda n: None
+    )[1]
     assert lost.moving.max() == 0  # an unknown camera says nothing about what moves
 
 
@@ -167,16 +169,23 @@ def test_every_pair_of_frames_is_matched_once(room):
         asked.extend((x.tobytes(), y.tobytes()) for x, y in zip(a, b, strict=True))
         return dis_flow(a, b)
 
-    D.triangulate_shot(shot, solution, flow, (1, 2), lambda n: None)
+    flows = Flows(shot, flow)
+    for _ in range(2):
+        D.triangulate_shot(shot, solution, flows, (1, 2), lambda n: None)
     assert len(asked) == len(set(asked)) == 2 * (5 + 4)
-    kept: V.Kept = {}
-    for n in range(6):
-        others = [n + k for k in (1, -1, 2, -2) if 0 <= n + k < 6]
-        go, back = V.both_ways(shot, dis_flow, n, others, kept)
-        here, there = np.repeat(shot.images[n : n + 1], len(others), 0), shot.images[others]
-        assert torch.equal(go, resize_flow(dis_flow(here, there), V.dense_size(shot.size)))
-        assert torch.equal(back, resize_flow(dis_flow(there, here), V.dense_size(shot.size)))
-    assert not kept
+
+
+def test_kept_flow_is_that_between_its_frames(room):
+    _, shot, _ = room
+    flows = Flows(shot, dis_flow)
+    part = flows.part(1, 6)
+    part.sharp(np.array([1]), np.array([0]))
+    assert [there.tolist() for _, there in flows.kept.values()] == [[False, False, True, False, False, False]]
+    i, j = np.array([2, 2, 5, 1, 4]), np.array([3, 1, 2, 5, 3])
+    expected = resize_flow(dis_flow(shot.images[i], shot.images[j]), dense_size(shot.size))
+    for _ in range(2):
+        assert (flows(i, j) - expected).abs().max() <= Flows.STEP / 2
+        assert torch.equal(part(i - 1, j - 1), flows(i, j))
 
 
 def test_adaptive_flow_takes_the_better_one():
@@ -216,8 +225,8 @@ def test_moving_object_is_found():
         truth.intrinsics.resized(size), 0.0, True, "given", truth.world_T_cam.double(),
         torch.ones(10, dtype=torch.float64), 20.0, 0.0,
     )  # fmt: skip
-    dense = D.triangulate_shot(shot, solution, dis_flow, (1, 2, 4), lambda n: None)
-    real = resize(truth.moving, V.dense_size(size))[:, 0].numpy() > 0.5
+    dense = D.triangulate_shot(shot, solution, Flows(shot, dis_flow), (1, 2, 4), lambda n: None)
+    real = resize(truth.moving, dense_size(size))[:, 0].numpy() > 0.5
     assert dense.moving[real].mean() > 3 * dense.moving[~real].mean()
     assert dense.moving[~real].mean() < 0.1
 
@@ -272,16 +281,17 @@ def test_objects_are_whole(even):
 def test_a_vote_fills_the_frame_that_missed_an_object():
     """A square moves 3 px a frame; frame 2 did not see it and frame 4 saw something where nothing is."""
     true = np.zeros((6, 40, 60), np.float32)
-    near = np.zeros((6, 6, 40, 60), np.float32)
     for n in range(6):
         true[n, 10:20, 5 + 3 * n : 15 + 3 * n] = 1
-        near[n, 0] = near[n, 2] = 0
-        near[n, 0][true[n] > 0], near[n, 2][true[n] > 0] = 3, -3
-    near[:, 4:] = 1
+    flows = Flows(Shot(np.arange(6.0), np.zeros((6, 80, 120, 3), np.uint8), np.ones((6, 80, 120))), dis_flow)
+    for n in range(5):
+        for a, b in ((n, n + 1), (n + 1, n)):
+            step = np.stack([3 * (b - a) * true[a], 0 * true[a]])
+            flows.keep(np.array([a]), np.array([b]), torch.from_numpy(step)[None])
     said = true.copy()
     said[2] = 0
     said[4, 30:36, 30:36] = 1
-    M.voted(said, near)
+    M.voted(said, np.ones((6, 2, 40, 60), np.float32), flows)
     found = said > M.MAJORITY
     assert (found == (true > 0.5)).mean((1, 2)).min() > 0.97
     assert not found[4, 30:36, 30:36].any() and found[2][true[2] > 0].mean() > 0.9
@@ -294,3 +304,21 @@ def test_outlines_snap_to_colours():
     found = M.snapped(said, image)[0] > 0.5
     true = image[0] > 0.3
     assert (found & true).sum() / (found | true).sum() > 0.97
+
+
+def test_the_temporal_filter_takes_flicker_and_keeps_truth(room):
+    truth, shot, solution = room
+    true = resize(truth.depth, dense_size(shot.size))[:, 0].numpy()
+    noise = np.exp(0.05 * np.random.default_rng(0).standard_normal((6, 1, 1))).astype(np.float32)
+    flows, still = Flows(shot, dis_flow), np.zeros_like(true)
+
+    def error(depth):
+        return np.abs(np.log(D.filtered(shot, solution, D.Dense(depth, still, still), flows, in_memory) / true))
+
+    flicker = np.abs(np.log(noise)).mean()
+    assert error(true * noise).mean() < 0.7 * flicker
+    assert np.median(error(true)) < 0.004 and error(true).mean() < 0.2 * flicker
+    alone = shot.part(2, 3)
+    one = D.Dense(true[2:3], still[:1], still[:1])
+    part = replace(solution, world_T_cam=solution.world_T_cam[2:3], depth_scale=solution.depth_scale[2:3])
+    assert np.allclose(D.filtered(alone, part, one, Flows(alone, dis_flow), in_memory), true[2:3])

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "glvid"
 ORDER = (
-    "errors types geometry warp losses networks weights video synthetic formats data predict given solve views moving "
-    "dense refine lessons colors synth results claim exports infer evaluate train viewer bench report doctor cli "
-    "__main__"
+    "errors parallel types geometry warp losses networks weights video synthetic formats data predict given solve "
+    "views moving dense refine lessons colors synth results claim exports infer evaluate train viewer bench report "
+    "doctor cli __main__"
 ).split()
 KNOWN_BY = {
     "av": {"video"},

@@ -9,7 +9,7 @@ from rendered_shot import change_of, rendered_shot
 
 from glvid import refine as R
 from glvid.networks import DepthNet
-from glvid.predict import dis_flow
+from glvid.predict import Flows, dis_flow
 from glvid.types import Solution
 from glvid.views import dense_prior
 from glvid.warp import resize
@@ -20,11 +20,12 @@ def room():
     return rendered_shot()
 
 
+@pytest.mark.parametrize("mode", ["params", "output"])
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 28, 29, 100])
-def test_spans_cover_every_frame_once(n):
-    spans = list(R.bounds(n))
+def test_spans_cover_every_frame_once(n, mode):
+    spans = list(R.bounds(n, mode))
     fresh = [k for first, last, held in spans for k in range(first + held, last)]
-    assert fresh == list(range(n)) and all(last - first <= R.SPAN for first, last, _ in spans)
+    assert fresh == list(range(n)) and all(last - first <= R.SPAN[mode] for first, last, _ in spans)
 
 
 def error(depth: np.ndarray, truth) -> float:
@@ -38,7 +39,7 @@ def test_output_refinement_improves_depth_and_keeps_the_loss_down(room):
     plan = R.Plan("output", 8)
     before = np.stack([dense_prior(shot, solution, n)[0].numpy() for n in range(6)])
     net = DepthNet()
-    _, dense, refined, progress = R.refine(shot, solution, dis_flow, net, plan, lambda n: None)
+    _, dense, refined, progress = R.refine(shot, solution, Flows(shot, dis_flow), net, plan, lambda n: None)
     assert error(dense.depth, truth) < 0.5 * error(before, truth)
     assert progress.last < progress.first
     assert torch.equal(refined.world_T_cam[0], torch.eye(4, dtype=torch.float64))
@@ -50,7 +51,7 @@ def test_parameter_refinement_works_on_a_copy(room):
     torch.manual_seed(0)
     net = DepthNet().eval()
     state = {k: v.clone() for k, v in net.state_dict().items()}
-    tuned, _, _, progress = R.refine(shot, solution, dis_flow, net, R.Plan("params", 5), lambda n: None)
+    tuned, _, _, progress = R.refine(shot, solution, Flows(shot, dis_flow), net, R.Plan("params", 5), lambda n: None)
     assert progress.last < progress.first
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
     assert tuned.depth.shape == shot.depth.shape and not np.array_equal(tuned.depth, shot.depth)
@@ -62,7 +63,9 @@ def test_depth_is_only_steadied_without_parallax(room):
         solution.intrinsics, None, False, "predicted", torch.eye(4, dtype=torch.float64).repeat(6, 1, 1),
         torch.ones(6, dtype=torch.float64), 0.0, 0.0,
     )  # fmt: skip
-    _, dense, _, progress = R.refine(shot, still, dis_flow, DepthNet(), R.Plan("output", 3), lambda n: None)
+    _, dense, _, progress = R.refine(
+        shot, still, Flows(shot, dis_flow), DepthNet(), R.Plan("output", 3), lambda n: None
+    )
     prior = np.stack([dense_prior(shot, still, n)[0].numpy() for n in range(6)])
     assert change_of(dense.depth, prior) < 0.02 and "no parallax" in progress.warnings[0]
 
@@ -70,7 +73,9 @@ def test_depth_is_only_steadied_without_parallax(room):
 def test_nothing_is_refined_where_matches_contradict_each_other(room):
     _, shot, solution = room
     doubtful = replace(solution, cost=2 * R.CONTRADICTED)
-    _, dense, _, progress = R.refine(shot, doubtful, dis_flow, DepthNet(), R.Plan("output", 3), lambda n: None)
+    _, dense, _, progress = R.refine(
+        shot, doubtful, Flows(shot, dis_flow), DepthNet(), R.Plan("output", 3), lambda n: None
+    )
     prior = np.stack([dense_prior(shot, doubtful, n)[0].numpy() for n in range(6)])
     assert change_of(dense.depth, prior) < 0.02 and "no rigid scene" in progress.warnings[0]
 
@@ -79,5 +84,5 @@ def test_progress_counts_what_was_announced(room):
     _, shot, solution = room
     for mode, steps in (("none", 0), ("output", 2), ("both", 1)):
         done = []
-        R.refine(shot, solution, dis_flow, DepthNet(), R.Plan(mode, steps), done.append)
+        R.refine(shot, solution, Flows(shot, dis_flow), DepthNet(), R.Plan(mode, steps), done.append)
         assert sum(done) == R.work([(0, len(shot))], mode, steps)

@@ -71,7 +71,7 @@ def test_frames_that_are_left(options, frames):
 def test_plan():
     plan = bench.plan(CLIP, InferOptions())
     assert (plan.frames, plan.size) == (100, (1280, 720))
-    assert plan.bytes == estimate(100, (1280, 720))
+    assert plan.bytes == estimate(100, (1280, 720), working=plan.working)
     assert bench.plan(CLIP, InferOptions(refine="both")).seconds > plan.seconds > 0
 
 

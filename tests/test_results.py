@@ -365,6 +365,8 @@ def test_estimate_is_what_the_formats_take():
     assert per_frame((640, 360), ("depth",)) < 0.6 * per_frame((640, 360))
     assert per_frame((640, 360), flow_format="flo") > 2 * per_frame((640, 360))
     assert results.estimate(0, (640, 360)) == 0
+    beside = results.estimate(10, (640, 360), working=(384, 224)) - results.estimate(10, (640, 360))
+    assert beside == 10 * results.WORKING * 384 * 224
     assert results.estimate(1000, (640, 360)) - results.estimate(1000, (640, 360), max_points=0) == 30_000_000
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from glvid.geometry import inverse, rigid_flow, se3_exp, so3_log
-from glvid.predict import dis_flow, working_size
-from glvid.solve import bundle, matches, starts
+from glvid.predict import Flows, dis_flow, working_size
+from glvid.solve import bundle, long, matches, solve, starts
 from glvid.solve import shot as whole
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot
@@ -204,7 +204,7 @@ def shot_of(images: torch.Tensor) -> Shot:
 def test_rendered_shot(truth):
     shot = shot_of(truth.images)
     guess = Intrinsics.from_fov(60, (320, 192)).resized(shot.size)
-    solution = whole.solve(shot, dis_flow, guess)
+    solution = solve(shot, Flows(shot, dis_flow), guess)
     a, b = solution.world_T_cam[:, :3, 3], truth.world_T_cam.double()[:, :3, 3]
     scale = (a * b).sum() / (a * a).sum()
     length = b.diff(dim=0).norm(dim=1).sum()
@@ -218,7 +218,7 @@ def test_rendered_shot(truth):
 def test_given_camera_stays(truth):
     shot = shot_of(truth.images[:6])
     given = Intrinsics.from_fov(50, (320, 192)).resized(shot.size)
-    solution = whole.solve(shot, dis_flow, given, given=True, fix=True, full=False)
+    solution = solve(shot, Flows(shot, dis_flow), given, given=True, fix=True, full=False)
     assert torch.allclose(solution.intrinsics.focal, given.focal) and solution.source == "given"
     assert solution.focal_sigma == 0
 
@@ -227,7 +227,7 @@ def test_given_camera_stays(truth):
 def test_still_image_has_no_motion(truth, frames):
     shot = shot_of(truth.images[:1].repeat(frames, 1, 1, 1))
     guess = Intrinsics.from_fov(60, (320, 192)).resized(shot.size)
-    solution = whole.solve(shot, dis_flow, guess)
+    solution = solve(shot, Flows(shot, dis_flow), guess)
     assert torch.equal(solution.world_T_cam, torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1))
     assert not solution.observable and solution.warnings and torch.equal(solution.intrinsics.focal, guess.focal)
 
@@ -242,27 +242,29 @@ def test_turning_alone_is_told_from_moving(truth):
     images, _ = warp(truth.images[:1].expand(8, 3, 192, 320), back)
     crop = Intrinsics(K.focal, K.center - torch.tensor([32.0, 16.0]), (256, 160))
     shot = shot_of(images[..., 16:176, 32:288])
-    solution = whole.solve(shot, dis_flow, crop.resized(shot.size), given=True, fix=True)
+    solution = solve(shot, Flows(shot, dis_flow), crop.resized(shot.size), given=True, fix=True)
     assert solution.parallax < whole.PARALLAX and not solution.world_T_cam[:, :3, 3].any() and solution.warnings
     assert torch.equal(solution.world_T_cam[0], torch.eye(4, dtype=torch.float64))
     turned = here_T_first[:, :3, :3].double() @ solution.world_T_cam[:, :3, :3]
     assert so3_log(turned).norm(dim=1).max() < 0.1 * 0.11
     walked = shot_of(truth.images)
-    assert whole.solve(walked, dis_flow, K.resized(walked.size), given=True, fix=True).parallax > 2 * whole.PARALLAX
+    moved = solve(walked, Flows(walked, dis_flow), K.resized(walked.size), given=True, fix=True)
+    assert moved.parallax > 2 * whole.PARALLAX
 
 
 def test_slow_clips_are_matched_farther_apart(truth):
     """Every frame shown five times moves a fifth as far a frame."""
     quick, slow = (shot_of(images) for images in (truth.images, truth.images.repeat_interleave(5, 0)))
-    assert whole.baselines(quick, dis_flow, full=True) == (1, 2, 4, 8)
-    assert whole.baselines(slow, dis_flow, full=True) == (1, 2, 4, 8, 16)
-    assert whole.baselines(slow, dis_flow, full=False) == (1, 2, 16)
-    assert whole.baselines(shot_of(truth.images[:3]), dis_flow, full=True) == (1, 2)
+    assert whole.baselines(quick, Flows(quick, dis_flow), full=True) == (1, 2, 4, 8)
+    assert whole.baselines(slow, Flows(slow, dis_flow), full=True) == (1, 2, 4, 8, 16)
+    assert whole.baselines(slow, Flows(slow, dis_flow), full=False) == (1, 2, 16)
+    few = shot_of(truth.images[:3])
+    assert whole.baselines(few, Flows(few, dis_flow), full=True) == (1, 2)
 
 
 def test_black_video(truth):
     shot = shot_of(torch.zeros(3, 3, 192, 320))
-    solution = whole.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
+    solution = solve(shot, Flows(shot, dis_flow), Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
     assert torch.isfinite(solution.world_T_cam).all() and solution.warnings
 
 
@@ -273,5 +275,69 @@ def test_resting_camera_is_not_moved_by_what_passes(truth):
     for k in range(8):
         images[k, :, 50:146, 20 + 8 * k : 180 + 8 * k] = passing
     shot = shot_of(images)
-    solution = whole.solve(shot, dis_flow, Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
+    solution = solve(shot, Flows(shot, dis_flow), Intrinsics.from_fov(60, (320, 192)).resized(shot.size))
     assert torch.equal(solution.world_T_cam, torch.eye(4, dtype=torch.float64).repeat(8, 1, 1)) and solution.warnings
+
+
+# --- long shots
+
+
+def test_windows_cover_every_frame_once():
+    for n in (401, 448, 752, 753, 10_000):
+        parts = list(long.windows(n, 400))
+        new = [k for first, last, held in parts for k in range(first + held, last)]
+        again = (len(parts) - 1) * long.UNSETTLED
+        assert sorted(set(new)) == list(range(n)) and len(new) == n + again
+        assert all(last - first <= 400 and last - first > held + long.UNSETTLED for first, last, held in parts)
+
+
+@pytest.fixture(scope="module")
+def flight():
+    """A drone's flight, the shot, and its exact flow."""
+    truth = scene(850017, "drone", frames=60, size=(192, 112))
+    shot = shot_of(truth.images)
+    K, cam_T_world = truth.intrinsics.resized(shot.size), inverse(truth.world_T_cam)
+    depth = resize(truth.depth, shot.size)
+    shot = replace(shot, depth=(depth[:, 0] * torch.linspace(0.8, 1.3, shot.size[0])).numpy())
+    number = {image.tobytes(): n for n, image in enumerate(shot.images)}
+
+    def flow(a: np.ndarray, b: np.ndarray) -> torch.Tensor:
+        i, j = ([number[x.tobytes()] for x in images] for images in (a, b))
+        return rigid_flow(depth[i], K, (cam_T_world[j] @ truth.world_T_cam[i]).float())[0]
+
+    return truth, shot, K, flow
+
+
+def test_a_long_shot_has_one_scale_and_no_seams(flight, monkeypatch):
+    """Windows of 40 frames: the length of its steps beside the true ones, along the path and where windows meet."""
+    monkeypatch.setattr(long, "SHARED", 20)
+    monkeypatch.setattr(long, "UNSETTLED", 8)
+    monkeypatch.setitem(whole.POINTS, False, 60)
+    truth, shot, K, flow = flight
+    told = []
+    solution = solve(shot, Flows(shot, flow), K, True, True, full=False, advance=told.append, window=40)
+    assert sum(told) == len(shot)
+    path, true = solution.world_T_cam, inverse(truth.world_T_cam[0].double()) @ truth.world_T_cam.double()
+    step, true_step = (p[4:, :3, 3] - p[:-4, :3, 3] for p in (path, true))
+    share = step.norm(dim=1) / true_step.norm(dim=1)
+    assert max(float((part.median() / share.median()).log().abs()) for part in share.split(16)) < 0.02
+    second, true_second = (p[2:, :3, 3] - 2 * p[1:-1, :3, 3] + p[:-2, :3, 3] for p in (path, true))
+    assert (second / share.median() - true_second).norm(dim=1).max() < 0.05 * true_step.norm(dim=1).mean()
+    assert so3_log(path[:, :3, :3].transpose(1, 2) @ true[:, :3, :3]).norm(dim=1).max() < 0.01
+
+
+def test_windows_that_show_nothing_carry_scale_and_place_on(flight, monkeypatch):
+    """The picture stops for more than a window's length, then goes on."""
+    monkeypatch.setattr(long, "SHARED", 20)
+    monkeypatch.setattr(long, "UNSETTLED", 8)
+    monkeypatch.setitem(whole.POINTS, False, 60)
+    truth, shot, K, flow = flight
+    order = [*range(25), *[25] * 44, *range(25, 50)]
+    paused = replace(shot, times=np.arange(len(order)) / 30, images=shot.images[order], depth=shot.depth[order])
+    solution = solve(paused, Flows(paused, flow), K, True, True, full=False, window=40)
+    at = solution.world_T_cam[:, :3, 3]
+    before, rest, after = (at[a:b].diff(dim=0).norm(dim=1).median() for a, b in ((5, 20), (35, 59), (75, 90)))
+    true = truth.world_T_cam[:, :3, 3].diff(dim=0).norm(dim=1)
+    assert rest < 0.02 * before and not solution.resting and solution.parallax > whole.PARALLAX
+    assert float(after / before) == pytest.approx(float(true[31:46].median() / true[5:20].median()), rel=0.1)
+    assert any("frames" in w for w in solution.warnings)

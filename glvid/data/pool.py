@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from glvid.errors import GlvidError, UsageError
+from glvid.parallel import cores
 from glvid.types import Intrinsics
 
 Random = np.random.Generator
@@ -166,7 +167,7 @@ def filling(
 
     Where training takes every core, rendering rests half of the time, lest it cost training a third of its speed.
     """
-    spare = device != "cpu" or torch.get_num_threads() < len(os.sched_getaffinity(0))
+    spare = device != "cpu" or torch.get_num_threads() < cores()
     worker = multiprocessing.get_context("spawn").Process(
         target=render,
         args=(pool, seed, textures, rest, device, 0.0 if spare else 1.0),

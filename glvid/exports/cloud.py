@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
 from glvid.errors import UsageError
 from glvid.exports.ply import Cloud
+from glvid.parallel import each
 from glvid.results import RunFolder
 from glvid.types import Intrinsics
 
@@ -110,14 +111,17 @@ def views(run: RunFolder, rows: Int[np.ndarray, " K"], limit: float, stride: int
     poses, camera = run.trajectory().world_T_cam, strided(run.intrinsics, stride)
     limit = min(limit, 65534.5 * run.info["depth"]["scale"])  # a clamped value says "at least this far"
     grid = (slice(stride // 2, None, stride),) * 2
-    for k in rows:
+
+    def view(k: int) -> View:
         row = run.rows[k]
         inverse = 1 / run.depth(row)[grid]
         good = ~on_edge(inverse, camera) & (inverse * limit > 1)
         if row.mask:
             good &= run.mask(row)[grid] < STATIC
         image = run.image(row)[grid] if row.image else np.full((*inverse.shape, 3), 128, np.uint8)
-        yield View(np.where(good, inverse, np.float32(np.nan)), image, poses[k], camera)
+        return View(np.where(good, inverse, np.float32(np.nan)), image, poses[k], camera)
+
+    return each(view, rows.tolist())
 
 
 def strided(camera: Intrinsics, stride: int) -> Intrinsics:

@@ -32,6 +32,7 @@ from glvid.infer.job import (
 )
 from glvid.infer.write import write
 from glvid.predict import (
+    Flows,
     chosen_device,
     predict_camera,
     working_size,
@@ -50,6 +51,8 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     clip = video.probe(source, options.fps)
     size = video.stored_size((clip.width, clip.height), options.max_size)
     camera = given.intrinsics(options.intrinsics, (clip.width, clip.height)) if options.intrinsics else None
+    if options.temporal_filter and options.refine not in ("output", "both"):
+        raise UsageError("--temporal-filter: averages refined depth; use it with --refine output or both")
     if options.fix_intrinsics and camera is None:
         raise UsageError("--fix-intrinsics: there is nothing to fix; give --intrinsics too")
     undistort = given.rectifier(options.distortion, camera.resized(size) if camera else None)
@@ -57,7 +60,9 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     given.checked_masks(masks, size, options.mask_polarity)
     device = chosen_device(options.device)
     networks = load_networks(options, device)
-    expected = results.estimate(clip.frames or 1, size, options.keep, options.flow_format, options.max_points)
+    expected = results.estimate(
+        clip.frames or 1, size, options.keep, options.flow_format, options.max_points, working_size(size)
+    )
     with claim.claimed(out, identity(clip, options, networks), options.resume, options.overwrite) as verdict:
         if verdict == "done":
             report.note(f"{out}: already done")
@@ -91,10 +96,11 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     since = time.perf_counter()
     job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
+    flows = {b: Flows(decoded.shot(b), job.networks.flow, partial(on_disk, job.out)) for b in shots}
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:
         solution = solve(
-            decoded.shot(bounds), job.networks.flow, start, job.given is not None, fixed(job), full, job.report.advance
+            decoded.shot(bounds), flows[bounds], start, job.given is not None, fixed(job), full, job.report.advance
         )
         solutions[bounds] = solution
         if solution.observable or fixed(job):
@@ -102,9 +108,7 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     chosen = next((s for s in solutions.values() if s.observable), solutions[shots[0]])
     for bounds in shots:
         if solutions.get(bounds) is not chosen:
-            again = solve(
-                decoded.shot(bounds), job.networks.flow, chosen.intrinsics, True, True, full, job.report.advance
-            )
+            again = solve(decoded.shot(bounds), flows[bounds], chosen.intrinsics, True, True, full, job.report.advance)
             solutions[bounds] = replace(
                 again, source=chosen.source, focal_sigma=chosen.focal_sigma, observable=chosen.observable
             )
@@ -112,20 +116,21 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     steps = job.options.steps or refine.STEPS[job.options.refine]
     job.report.stage("refine" if full else "moving objects", refine.work(decoded.bounds(), job.options.refine, steps))
     solved = []
+    store = partial(on_disk, job.out)
+    plan = refine.Plan(job.options.refine, steps, job.device, store=store, filtered=job.options.temporal_filter)
     for bounds in decoded.bounds():
         shot, dense, solution, progress = refine.refine(
-            decoded.shot(bounds), solutions[bounds], job.networks.flow, job.networks.depth,
-            refine.Plan(job.options.refine, steps, job.device, store=partial(on_disk, job.out)), job.report.advance,
-        )  # fmt: skip
+            decoded.shot(bounds), solutions[bounds], flows.pop(bounds), job.networks.depth, plan, job.report.advance
+        )
         solved.append(Solved(bounds, shot, solution, dense, progress))
     job.clock.add("refine", since)
     return solved
 
 
-def on_disk(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+def on_disk(folder: Path, shape: tuple[int, ...], kind: type = np.float32) -> np.ndarray:
     """Zeros in a nameless file of `folder`, gone when the array is: maps of a long clip need not fit in memory."""
     with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+        return np.memmap(file, kind, "w+", shape=shape)
 
 
 def starting_camera(job: Job, decoded: Decoded) -> Intrinsics:

@@ -26,6 +26,7 @@ class InferOptions:
 
     refine: str = "none"
     steps: int | None = None
+    temporal_filter: bool = False
     intrinsics: str | None = None
     fix_intrinsics: bool = False
     distortion: str | None = None

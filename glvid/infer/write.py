@@ -2,7 +2,9 @@
 
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,6 +18,7 @@ from glvid.exports.ply import write_ply
 from glvid.geometry import inverse, rigid_flow, rolled_flow
 from glvid.infer.decode import stored_frames
 from glvid.infer.job import Decoded, Job, Solved, fixed, identity
+from glvid.parallel import each
 from glvid.predict import (
     as_tensor,
     dis_flow,
@@ -40,18 +43,8 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
                 )
             )
     job.report.stage("write", len(rows))
-    images = (item[1] for item in stored_frames(job) if isinstance(item, tuple))
-    here = next(images)
-    for s in solved:
-        for n in range(*s.bounds):
-            after = next(images, None)
-            depth, moving = stored_maps(s, decoded, n, here)
-            flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
-            if flow is not None and o.refine != "none":
-                flow = refined_flow(s, n, flow, (here, after), depth, moving)
-            results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
-            here = after
-            job.report.advance(1)
+    for _ in each(partial(write_maps, job, decoded, rows, scale), in_turn(job, solved)):
+        job.report.advance(1)
     K = chosen.intrinsics.to(torch.float64).resized(job.size)
     if job.given is not None and fixed(job):
         K = job.given.resized(job.size)
@@ -84,6 +77,33 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     }
     results.write_info(job.out, info)
     return info
+
+
+def in_turn(job: Job, solved: list[Solved]) -> Iterator[tuple[Solved, int, np.ndarray, np.ndarray | None]]:
+    """Every frame's shot, number, stored image, and that of the frame after it."""
+    images = (item[1] for item in stored_frames(job) if isinstance(item, tuple))
+    here = next(images)
+    for s in solved:
+        for n in range(*s.bounds):
+            after = next(images, None)
+            yield s, n, here, after
+            here = after
+
+
+def write_maps(
+    job: Job,
+    decoded: Decoded,
+    rows: list[results.Row],
+    scale: float,
+    item: tuple[Solved, int, np.ndarray, np.ndarray | None],
+) -> None:
+    """Depth, flow, mask and image of one frame."""
+    s, n, here, after = item
+    depth, moving = stored_maps(s, decoded, n, here)
+    flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
+    if flow is not None and job.options.refine != "none":
+        flow = refined_flow(s, n, flow, (here, after), depth, moving)
+    results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
 
 
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from glvid.geometry import inverse, se3_exp
+from glvid.parallel import each
 from glvid.solve.matches import CHUNK, Tracks
 from glvid.types import Intrinsics
 
@@ -47,6 +48,7 @@ class Problem:
     sigma_depth: float = 0.5  # how far (log) point depths may leave the network's shape; inf: no prior
     focal_start: float = 0.0  # log_f the focal prior is centred on
     sigma_focal: float = float("inf")
+    held: int = 1  # frames at the beginning whose poses stay as they start
 
     @property
     def focal_weight(self) -> float:
@@ -256,8 +258,9 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
     corner = torch.diag(weights)
     gradient_lens = weights * torch.stack([state.log_f - problem.focal_start, state.readout])
     chunks = []
-    for n in torch.arange(N).split(CHUNK):
-        H, g, E, C, g_rho = normal_equations(problem, state, n, kernel)
+    parts = torch.arange(N).split(CHUNK)
+    blocks = each(lambda n: normal_equations(problem, state, n, kernel), parts)
+    for n, (H, g, E, C, g_rho) in zip(parts, blocks, strict=True):
         torch.diagonal(H, dim1=1, dim2=2).mul_(1 + damping)
         C_inv = torch.zeros_like(C) if freeze_points else 1 / (C * (1 + damping) + 1e-6)
         EC = E * C_inv[..., None]
@@ -279,7 +282,8 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
     diagonal = diagonal.reshape(L, D, D)
     own = torch.diagonal(diagonal, dim1=1, dim2=2)
     own += 1e-6 + 1e-5 * own  # single-precision blocks: keeps the free scale positive definite
-    own[0, :6] += 1e9  # gauge: the first pose stays
+    held = 1e9 * (torch.arange(L * D) < 6 * problem.held).reshape(L, D)
+    own += held  # gauge: the first pose stays, or the first ones
     own[-1, 6 * N - (L - 1) * D :] = 1  # frames that fill up the last block
     camera = Camera(
         diagonal, below.reshape(L, D, D), border.reshape(L, D, 2), gradient.reshape(L, D), corner, gradient_lens

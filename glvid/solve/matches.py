@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from glvid.predict import FlowOf
+from glvid.predict import Flows
 from glvid.types import Shot
 from glvid.warp import sample_at
 
-CHUNK = 64  # anchor frames handled at once: bounds memory
+CHUNK = 24  # anchor frames handled at once: bounds memory, and gives every core some
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def anchor_points(image: Tensor, grid: tuple[int, int]) -> Float[Tensor, "M 2"]:
 
 
 def tracks(
-    shot: Shot, flow: FlowOf, offsets: Sequence[int], points: int = 300, advance: Callable[[int], None] | None = None
+    shot: Shot, flows: Flows, offsets: Sequence[int], points: int = 300, advance: Callable[[int], None] | None = None
 ) -> Tracks:
     """Anchor points in every frame and follow them by flow to n +- each of `offsets` (positive, ascending, first 1).
 
@@ -70,11 +70,7 @@ def tracks(
     for k, offset in enumerate(offsets):
         for start in range(0, n - offset, CHUNK):
             i = np.arange(start, min(start + CHUNK, n - offset))
-            a, b = (
-                np.asarray(shot.images[i[0] : i[-1] + 1]),
-                np.asarray(shot.images[i[0] + offset : i[-1] + 1 + offset]),
-            )
-            there, back = flow(a, b), flow(b, a)
+            there, back = flows.sharp(i, i + offset), flows.sharp(i + offset, i)
             for slot, anchor, go, ret in ((2 * k, i, there, back), (2 * k + 1, i + offset, back, there)):
                 target[anchor, slot], weight[anchor, slot] = follow(xy[anchor], go, ret)
         if advance:

@@ -1,4 +1,4 @@
-"""The camera of a whole shot: several focal starts, whether the focal length was determined, the unit of the path."""
+"""The camera of a shot: several focal starts, whether the focal length was determined, the unit of the path."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from glvid.geometry import inverse
-from glvid.predict import FlowOf
+from glvid.predict import Flows
 from glvid.solve.bundle import (
     CORRELATED,
     NO_READOUT,
@@ -25,25 +25,28 @@ from glvid.solve.matches import CHUNK, Tracks, tracks
 from glvid.solve.starts import portion, resting, start, thickened, thinned
 from glvid.types import Intrinsics, Shot, Solution
 
+POINTS = {True: 300, False: 150}  # per frame, by whether the solve is a full one
 ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
 WIDE = ((8.0, 8), *ANNEAL)  # from a resting camera
 SHARP = (0.4, 0.25, 0.15, 0.1)  # kernel widths (px) after that, as far as matches are that good
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
-SEARCH, ENOUGH = 100, 200  # frames of a shot, and points a frame, that the starts are compared on, at most
+SEARCH, ENOUGH = 100, 120  # frames of a shot, and points a frame, that the starts are compared on, at most
 OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
+LENS_SIGMA = 0.01  # log focal by which a pinhole with its centre in the middle misses a real lens (a guess)
 PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
 PARALLAX = 2.0  # px per 640 px of width: 13 real clips leave 0.7 to 1.7 where the camera only turns or rests, else 4 up
 COSTED = ANNEAL[-1][0]  # kernel width at which `Solution.cost` is taken, so that clips can be compared
+FEW = 100  # points a frame that the parallax is taken of, at most
 INFINITY = -12.0  # log inverse depth of points so far that translation does not move them
 UNLIKELY = 2.0  # sigmas of the prior: farther off, a focal length that the clip does not determine is not believed
 SLOW = ((1.5, 16), (4.0, 8))  # px per 640 px that half of all points move at most between neighbours; frames apart then
 STILL = 0.3  # px: where half of all points move less, over all baselines, the camera rests and what moves is objects
 
 
-def solve(
+def solve_shot(
     shot: Shot,
-    flow: FlowOf,
+    flows: Flows,
     predicted: Intrinsics,
     given: bool = False,
     fix: bool = False,
@@ -58,21 +61,17 @@ def solve(
     """
     if len(shot) < 2:
         return motionless(shot, predicted, given, fix, "one frame only: no camera motion, focal length as predicted")
-    offsets = baselines(shot, flow, full)
-    matched = tracks(shot, flow, offsets, 300 if full else 150, advance)
-    motion = (matched.target - matched.xy[:, None]).norm(dim=-1)[matched.weight > 0.2].numpy()
-    if len(motion) < 20 * len(shot):
-        return motionless(shot, predicted, given, fix, "too few matches between frames: no camera motion found")
-    if np.median(motion) < STILL:
-        still = "the image does not move: no camera motion, depth from the network alone"
-        return replace(motionless(shot, predicted, given, fix, still), resting=True)
+    offsets = baselines(shot, flows, full)
+    matched = tracks(shot, flows, offsets, POINTS[full], advance)
+    if still := nothing_to_see(shot, matched):
+        return replace(motionless(shot, predicted, given, fix, still[0]), resting=still[1])
     problem = Problem(matched, predicted, sigma_focal=GIVEN_SIGMA if given else PREDICTED_SIGMA)
     if fix:
         problem, state, _ = sharpened(problem, settle(problem, None)[0], None)
         return solution(shot, problem, state, (True, 0.0), "given")
     problem, state, agree = best_start(problem, only=given)
     problem, state, _ = sharpened(problem, state, 0)
-    sigma = sigmas(problem, state)[0]
+    sigma = float(np.hypot(sigmas(problem, state)[0], LENS_SIGMA))
     observable = bool(sigma < OBSERVABLE and agree)
     off = abs(float(state.log_f) - problem.focal_start) / problem.sigma_focal
     if not observable and not given and (not agree or off > UNLIKELY):
@@ -93,11 +92,10 @@ def sigmas(problem: Problem, state: State) -> tuple[float, float]:
     return tuple(float(noise / np.sqrt(max(x, 1e-9))) for x in known.tolist())
 
 
-def baselines(shot: Shot, flow: FlowOf, full: bool) -> tuple[int, ...]:
+def baselines(shot: Shot, flows: Flows, full: bool) -> tuple[int, ...]:
     """Frames apart of the pairs to match: 1, 2, 4, 8 (1, 2, 4 if not `full`); farther where the image moves slowly."""
     n = np.unique(np.linspace(0, len(shot) - 2, 8).astype(int))
-    motion = flow(np.stack([shot.images[k] for k in n]), np.stack([shot.images[k + 1] for k in n])).norm(dim=1)
-    speed = float(motion.median()) * 640 / shot.size[0]
+    speed = float(flows(n, n + 1).norm(dim=1).median()) * 640 / flows.size[0]
     last = next((k for most, k in SLOW if speed < most), 0)
     offsets = (1, 2, 4, 8, *([16] if last == 16 else [])) if full else (1, 2, max(4, last))
     return tuple(k for k in offsets if k < len(shot))
@@ -174,11 +172,21 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, bool]:
     return trial, state, agree
 
 
-def solution(shot: Shot, problem: Problem, state: State, focal: tuple[bool, float], source: str) -> Solution:
-    """Put a solved state in the network depth's unit; focal = (observable, sigma of log focal)."""
+def solution(
+    shot: Shot,
+    problem: Problem,
+    state: State,
+    focal: tuple[bool, float],
+    source: str,
+    carried: float | None = None,
+) -> Solution:
+    """Put a solved state in the network depth's unit; focal = (observable, sigma of log focal).
+
+    carried: log of the depth scale of the first frames, which are held, of a part of a shot whose unit is settled.
+    """
     t = problem.tracks
     log_scale = -(state.log_rho + t.depth.log()).double().median(dim=1).values  # path unit per network unit, each frame
-    unit = log_scale.median()
+    unit = log_scale.median() if carried is None else log_scale.new_zeros(())
     world_T_cam = inverse(state.cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
     turned, parallax = turning_alone(problem, state)
@@ -202,7 +210,7 @@ def solution(shot: Shot, problem: Problem, state: State, focal: tuple[bool, floa
         observable=focal[0],
         source=source,
         world_T_cam=world_T_cam,
-        depth_scale=scale if parallax >= PARALLAX else torch.ones_like(scale),
+        depth_scale=scale if parallax >= PARALLAX else torch.full_like(scale, np.exp(carried or 0.0)),
         parallax=parallax,
         readout=readout if parallax >= PARALLAX else 0.0,
         cost=cost_of(replace(problem, sigma_px=COSTED), state, COSTED) / max(float(t.weight.sum()), 1e-9),
@@ -218,9 +226,9 @@ def turning_alone(problem: Problem, state: State) -> tuple[State, float]:
     How far the solved translation shifts points would not do: over a narrow baseline, rotation takes back what any
     translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
     """
-    flat = Tracks(*(getattr(problem.tracks, k) for k in ("offsets", "xy", "target", "weight", "depth")))
-    problem = replace(problem, tracks=flat)  # a global shutter's
-    far = replace(state, log_rho=torch.full_like(state.log_rho, INFINITY), readout=NO_READOUT)
+    few = thinned(problem.tracks, -(-problem.tracks.xy.shape[1] // FEW))
+    problem = replace(problem, tracks=few, held=1)  # a global shutter's
+    far = replace(state, log_rho=torch.full_like(few.depth, INFINITY), readout=NO_READOUT)
     far, _ = adjust(problem, far, ((4.0, 6), (2.0, 6)), points_from=10**9, focal_from=None)
     left = []
     for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):
@@ -229,6 +237,16 @@ def turning_alone(problem: Problem, state: State) -> tuple[State, float]:
         left.append((residual.norm(dim=-1) * seen).amax(dim=1)[seen.any(dim=1)])
     left = torch.cat(left)
     return far, float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
+
+
+def nothing_to_see(shot: Shot, matched: Tracks) -> tuple[str, bool] | None:
+    """Why these matches say nothing about the camera, and whether it was seen to rest; None if they do."""
+    motion = (matched.target - matched.xy[:, None]).norm(dim=-1)[matched.weight > 0.2].numpy()
+    if len(motion) < 20 * len(shot):
+        return "too few matches between frames: no camera motion found", False
+    if np.median(motion) < STILL:
+        return "the image does not move: no camera motion, depth from the network alone", True
+    return None
 
 
 def motionless(shot: Shot, predicted: Intrinsics, given: bool, fix: bool, warning: str) -> Solution:
