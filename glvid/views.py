@@ -34,7 +34,7 @@ class Views:
         return rigid if self.rolled is None else rigid + self.rolled[: len(rigid)]
 
 
-def texture_of(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+def texture_of(image: Float[Tensor, "C h w"]) -> Float[Tensor, "3 h w"]:
     """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
     gy, gx = torch.gradient(image.mean(0))
     return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]

@@ -43,7 +43,11 @@ def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (
     target = target + noise * torch.randn(target.shape, generator=g)
     state = bundle.State(G, -depth.log(), torch.zeros((), dtype=torch.float64))
     guess = depth * (0.3 * torch.randn(depth.shape, generator=g)).exp()
-    return bundle.Problem(matches.Tracks(offsets, xy, target, weight, guess), K, sigma_depth=float("inf")), state
+    return bundle.Problem(
+        matches.Tracks(offsets, xy, target, weight, guess, torch.eye(2).expand(*guess.shape, 2, 2)),
+        K,
+        sigma_depth=float("inf"),
+    ), state
 
 
 def test_the_truth_costs_nothing():

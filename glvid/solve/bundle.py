@@ -88,9 +88,15 @@ def reproject(problem: Problem, state: State, n: Tensor):
     rho = state.log_rho[n].exp()[:, None, :, None]
     q = r @ R.transpose(-1, -2) + rho * b_T_a[..., None, :3, 3]
     z = q[..., 2:].clamp_min(0.05)
-    residual = q[..., :2] / z * K.focal + K.center - target
+    residual = whitened(q[..., :2] / z * K.focal + K.center - target, t.root[n])
     weight = t.weight[n] * (q[..., 2] > 0.05)
     return r, R, rho, q, z, K, residual, weight
+
+
+def whitened(x: Float[Tensor, "B K M *d 2"], root: Float[Tensor, "B M 2 2"]) -> Float[Tensor, "B K M *d 2"]:
+    """root x, by components, since a matrix product of that many small matrices is slow."""
+    r = root[:, None].reshape(len(root), 1, root.shape[1], *[1] * (x.ndim - 4), 2, 2)
+    return x[..., :1] * r[..., 0] + x[..., 1:] * r[..., 1]
 
 
 def lagging(problem: Problem, state: State) -> Problem:
@@ -171,14 +177,18 @@ def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
     du = torch.zeros(B, k, M, 2, 3)  # of the pixel, by q
     du[..., 0, 0], du[..., 1, 1] = (f / z).unbind(-1)
     du[..., :, 2] = -f * p / z
+    root = problem.tracks.root[n]
+    du = whitened(du.transpose(-1, -2), root).transpose(-1, -2)
     du_r = du @ R[:, :, None]  # by r
     t = (q - r @ R.transpose(-1, -2))[..., None, :]  # rho times the translation
     J_rho = (du * t).sum(-1)  # by log rho
-    J_f = f * p - (du_r[..., :2] * r[..., None, :2]).sum(-1)  # the ray shrinks, the picture grows
+    J_f = whitened(f * p, root) - (du_r[..., :2] * r[..., None, :2]).sum(-1)  # the ray shrinks, the picture grows
     late = problem.tracks.lag is not None  # the anchor's ray and where it was seen move with the readout
     J_t = torch.zeros_like(J_f)
     if late:
-        J_t = problem.tracks.target_lag[n] - (du_r[..., :2] * (problem.tracks.lag[n] / f)[:, None, :, None]).sum(-1)
+        J_t = whitened(problem.tracks.target_lag[n], root) - (
+            du_r[..., :2] * (problem.tracks.lag[n] / f)[:, None, :, None]
+        ).sum(-1)
     # columns: pose a (its inverse moves r), pose b, log f, readout, residual; row v of du times hat(q) is v x q
     r, q, rho = r[..., None, :].expand_as(du), q[..., None, :].expand_as(du), rho[..., None]
     J_a = (-du_r * rho, torch.linalg.cross(du_r, r))
@@ -281,7 +291,7 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
         chunks.append((EC, C_inv * g_rho, index, keep))
     diagonal = diagonal.reshape(L, D, D)
     own = torch.diagonal(diagonal, dim1=1, dim2=2)
-    own += 1e-6 + 1e-5 * own  # single-precision blocks: keeps the free scale positive definite
+    own += 1e-6 + 1e-6 * own  # single-precision blocks: keeps the free scale positive definite
     held = 1e9 * (torch.arange(L * D) < 6 * problem.held).reshape(L, D)
     own += held  # gauge: the first pose stays, or the first ones
     own[-1, 6 * N - (L - 1) * D :] = 1  # frames that fill up the last block

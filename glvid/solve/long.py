@@ -12,7 +12,7 @@ import torch
 
 from glvid.geometry import inverse
 from glvid.predict import Flows
-from glvid.solve.bundle import Problem, State, adjust, jolt_cost
+from glvid.solve.bundle import Problem, State, jolt_cost
 from glvid.solve.loops import closed
 from glvid.solve.matches import Tracks, tracks
 from glvid.solve.shot import (
@@ -22,6 +22,7 @@ from glvid.solve.shot import (
     POINTS,
     PREDICTED_SIGMA,
     WIDE,
+    annealed,
     baselines,
     motionless,
     nothing_to_see,
@@ -142,7 +143,7 @@ def adjusted(
         else:
             problem = replace(problem, held=held)
             ends = [
-                adjust(problem, continued(problem, settled[0], carried, moves), schedule, 2, None)
+                annealed(problem, continued(problem, settled[0], carried, moves), schedule, 2, None)
                 for moves, schedule in ((True, ANNEAL), (False, WIDE))
             ]
             state, _ = min(ends, key=lambda end: end[1] + jolt_cost(problem, end[0]))

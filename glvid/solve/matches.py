@@ -11,8 +11,10 @@ from torch import Tensor
 
 from glvid.predict import Flows
 from glvid.types import Shot
+from glvid.views import texture_of
 from glvid.warp import sample_at
 
+CONTRAST = 0.005**2  # squared brightness change per px (a grey level or so) along which matches are half believed
 CHUNK = 24  # anchor frames handled at once: bounds memory, and gives every core some
 
 
@@ -25,6 +27,7 @@ class Tracks:
     target: Float[Tensor, "N K M 2"]  # px in frame n + offsets[k]
     weight: Float[Tensor, "N K M"]  # 0 outside the shot or where flow disagrees with its way back
     depth: Float[Tensor, "N M"]  # the network's, at xy
+    root: Float[Tensor, "N M 2 2"]  # square root of how far a match at xy is to be believed, by direction
     lag: Float[Tensor, "N M 2"] | None = None  # px that a rolling shutter shifts xy by, per unit of readout
     target_lag: Float[Tensor, "N K M 2"] | None = None  # and the targets
 
@@ -58,9 +61,11 @@ def tracks(
     n, (w, h) = len(shot), shot.size
     grid = (round((points * w / h) ** 0.5), round((points * h / w) ** 0.5))
     signed = tuple(s * k for k in offsets for s in (1, -1))
-    found, depth = [], []
+    found, depth, root = [], [], []
     for k in range(n):
-        xy = anchor_points(torch.from_numpy(shot.images[k].astype(np.float32).mean(-1)), grid)
+        grey = torch.from_numpy(shot.images[k].astype(np.float32).mean(-1))
+        xy = anchor_points(grey, grid)
+        root.append(believed(texture_of(grey[None] / 255)[:, xy[:, 1].long(), xy[:, 0].long()]))
         d = torch.from_numpy(np.array(shot.depth[k], dtype=np.float32))[None, None]
         found.append(xy)
         depth.append(sample_at(d, xy.T[None, :, None])[0][0, 0, 0])
@@ -81,7 +86,16 @@ def tracks(
             weight[k] *= sample_at(out, xy[k].T[None, :, None])[0][0, 0, 0] < 0.5
     share = (weight > 0.2).float().mean(-1)
     share[:, :2] = 1  # neighbours always count
-    return Tracks(signed, xy, target, weight * (share > 0.3)[..., None], torch.stack(depth))
+    return Tracks(signed, xy, target, weight * (share > 0.3)[..., None], torch.stack(depth), torch.stack(root))
+
+
+def believed(texture: Float[Tensor, "3 M"]) -> Float[Tensor, "M 2 2"]:
+    """Square root of G (G + CONTRAST)^-1, G the structure tensor: along an edge, and where nothing is to be seen, flow
+    is a guess (aperture)."""
+    G = texture[[0, 1, 1, 2]].T.unflatten(1, (2, 2))
+    value, axes = torch.linalg.eigh(G)
+    value = value.clamp_min(0)
+    return axes * (value / (value + CONTRAST)).sqrt()[:, None] @ axes.transpose(1, 2)
 
 
 def follow(xy: Float[Tensor, "B M 2"], go: Float[Tensor, "B 2 H W"], back: Float[Tensor, "B 2 H W"]):

@@ -1,6 +1,6 @@
 """The camera of a shot: several focal starts, whether the focal length was determined, the unit of the path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,11 +23,13 @@ from glvid.solve.bundle import (
 )
 from glvid.solve.matches import CHUNK, Tracks, tracks
 from glvid.solve.starts import portion, resting, start, thickened, thinned
+from glvid.solve.welds import welded
 from glvid.types import Intrinsics, Shot, Solution
 
-POINTS = {True: 300, False: 150}  # per frame, by whether the solve is a full one
+POINTS = {True: 200, False: 150}  # per frame, by whether the solve is a full one
 ANNEAL = ((4.0, 6), (2.0, 6), (0.7, 20))  # kernel width (px) and steps: wide first, so that a poor start can be left
 WIDE = ((8.0, 8), *ANNEAL)  # from a resting camera
+WELDS = 4  # rounds of `welded`, at most
 SHARP = (0.4, 0.25, 0.15, 0.1)  # kernel widths (px) after that, as far as matches are that good
 STARTS = (0.6, 0.9)  # focal lengths tried beside the predicted one, in long sides (80 and 58 degrees)
 SEARCH, ENOUGH = 100, 120  # frames of a shot, and points a frame, that the starts are compared on, at most
@@ -106,10 +108,27 @@ def settle(problem: Problem, focal_from: int | None, both: bool = True) -> tuple
 
     Jolts count in this choice: in dense traffic, matches are fitted as well by a path that jerks to and fro.
     """
-    ends = [adjust(problem, start(problem), ANNEAL, 2, focal_from)]
+    ends = [annealed(problem, start(problem), ANNEAL, 2, focal_from)]
     if both:
-        ends.append(adjust(problem, resting(problem), WIDE, 3, focal_from))
+        ends.append(annealed(problem, resting(problem), WIDE, 3, focal_from))
     return min(ends, key=lambda end: end[1] + jolt_cost(problem, end[0]))
+
+
+def annealed(
+    problem: Problem,
+    state: State,
+    schedule: Sequence[tuple[float, int]],
+    points_from: int,
+    focal_from: int | None,
+) -> tuple[State, float]:
+    """`adjust`, and again from wherever the scale of the path turns out to break."""
+    state, cost = adjust(problem, state, schedule, points_from, focal_from)
+    for _ in range(WELDS):
+        better = welded(problem, state, schedule[-1][0])
+        if better is None:
+            break
+        state, cost = adjust(problem, better, schedule[-1:], 0, None if focal_from is None else 0)
+    return state, cost
 
 
 def sharpened(problem: Problem, state: State, focal_from: int | None) -> tuple[Problem, State, float]:
@@ -165,7 +184,7 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, bool]:
             base=camera_of(trial, state.log_f),
             focal_start=trial.focal_start - float(state.log_f),
         )
-        state, _ = adjust(trial, start(trial), ANNEAL, 2, 4)
+        state, _ = annealed(trial, start(trial), ANNEAL, 2, 4)
     elif every > 1:
         trial = replace(trial, tracks=problem.tracks)
         state, _ = adjust(trial, thickened(trial, state, every), ANNEAL[-1:])

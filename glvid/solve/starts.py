@@ -68,7 +68,9 @@ def resting(problem: Problem) -> State:
 
 def portion(tracks: Tracks, first: int, last: int) -> Tracks:
     """Tracks of frames first..last-1 alone."""
-    part = Tracks(tracks.offsets, *(getattr(tracks, k)[first:last] for k in ("xy", "target", "weight", "depth")))
+    part = Tracks(
+        tracks.offsets, *(getattr(tracks, k)[first:last] for k in ("xy", "target", "weight", "depth", "root"))
+    )
     seen = torch.arange(last - first)[:, None] + torch.tensor(tracks.offsets)
     return replace(part, weight=part.weight * ((seen >= 0) & (seen < last - first))[..., None])
 
@@ -76,7 +78,14 @@ def portion(tracks: Tracks, first: int, last: int) -> Tracks:
 def thinned(tracks: Tracks, every: int) -> Tracks:
     """Every so-many-th point alone."""
     xy, target, weight, depth = tracks.xy, tracks.target, tracks.weight, tracks.depth
-    return Tracks(tracks.offsets, xy[:, ::every], target[:, :, ::every], weight[:, :, ::every], depth[:, ::every])
+    return Tracks(
+        tracks.offsets,
+        xy[:, ::every],
+        target[:, :, ::every],
+        weight[:, :, ::every],
+        depth[:, ::every],
+        tracks.root[:, ::every],
+    )
 
 
 def thickened(problem: Problem, state: State, every: int) -> State:
