@@ -93,6 +93,7 @@ def fine_dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
         dis.setFinestScale(0)
         dis.setPatchStride(4)
         dis.setGradientDescentIterations(5)
+        dis.setVariationalRefinementIterations(3)
         return dis.calc(a, b, coarse)
 
     return flow_of_pairs(matched, a, b)

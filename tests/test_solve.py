@@ -8,7 +8,7 @@ import torch
 
 from glvid.geometry import inverse, rigid_flow, se3_exp, so3_log
 from glvid.predict import Flows, dis_flow, working_size
-from glvid.solve import bundle, long, matches, solve, starts
+from glvid.solve import bundle, long, matches, solve, starts, welds
 from glvid.solve import shot as whole
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot
@@ -53,6 +53,19 @@ def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (
 def test_the_truth_costs_nothing():
     p, state = problem()
     assert bundle.cost_of(p, state, 1.0) < 1e-4
+
+
+def test_a_broken_scale_is_welded():
+    """All that follows a step is half as large: the weld finds the factor, and leaves a sound path alone."""
+    p, state = problem(frames=24, noise=0.1)
+    broken = welds.scaled_from(state, 13, 0.5)
+    torch.testing.assert_close(welds.scaled_from(broken, 13, 2.0).cam_T_world, state.cam_T_world)
+    torch.testing.assert_close(welds.scaled_from(broken, 13, 2.0).log_rho, state.log_rho)
+    found = welds.welded(p, broken, 0.7)
+    found, true = (inverse(s.cam_T_world)[:, :3, 3].diff(dim=0).norm(dim=1) for s in (found, state))
+    moved = found / true
+    assert abs(float(moved[14:].median() / moved[:11].median()) - 1) < 0.1
+    assert welds.welded(p, state, 0.7) is None
 
 
 def test_gradient_is_the_derivative_of_the_cost():

@@ -1,10 +1,12 @@
-"""Steps over which a path changes its scale: found by trying every scale, since adjustment cannot leave them.
+"""Steps over which a path changes its scale: found by trying every scale, since adjustment may not leave them.
 
 A step at which the scale breaks tears the matches across it so far apart that a robust kernel takes them for outliers;
-each side then agrees with itself, and no small change helps. Seen on KITTI 07 where a lorry fills half of the picture.
+each side then agrees with itself, and no small change helps. Seen on KITTI 07, where a lorry fills half of the
+picture in a bend: the path was 4 to 11 % off with slightly worse flow.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from glvid.parallel import each
 from glvid.solve.bundle import Problem, State, camera_of, cost_of, robust, unrolled, whitened
 
 SCALES = torch.linspace(-1.6, 1.6, 33, dtype=torch.float64).exp()  # tried: a fifth to five times
+MIDDLE = 16  # of these: 1
 LEAST = 0.002  # share of the whole cost that a weld must gain
+UNUSUAL = 1.3  # times the usual cost of a match is what a step must have to be suspected of a break
 POINTS = 100  # a frame that the scales are compared on, at most
 
 
@@ -28,9 +32,14 @@ def welded(problem: Problem, state: State, kernel: float) -> State | None:
     """
     least, reach = LEAST * cost_of(problem, state, kernel), max(problem.tracks.offsets)
     steps = range(max(1, problem.held), len(problem.tracks.xy))
+    now = torch.stack(list(each(partial(fit_across, problem, state, kernel, SCALES[MIDDLE, None]), steps)))[..., 0]
+    bad = now[:, 0] / now[:, 1].clamp_min(1e-6)
+    suspects = [n for n, s in zip(steps, (bad > UNUSUAL * bad.median()) & (now[:, 0] > least), strict=True) if s]
     found = []
-    for n, costs in zip(steps, each(lambda n: costs_across(problem, state, n, kernel), steps), strict=True):
-        found.append((float(costs[len(costs) // 2] - costs.min()), n, float(SCALES[costs.argmin()])))
+    for n, (costs, _) in zip(
+        suspects, each(partial(fit_across, problem, state, kernel, SCALES), suspects), strict=True
+    ):
+        found.append((float(costs[MIDDLE] - costs.min()), n, float(SCALES[costs.argmin()])))
     taken: list[tuple[int, float]] = []
     for gain, n, scale in sorted(found, reverse=True):
         if gain > least and all(abs(n - m) > reach for m, _ in taken):
@@ -40,8 +49,11 @@ def welded(problem: Problem, state: State, kernel: float) -> State | None:
     return state if taken else None
 
 
-def costs_across(problem: Problem, state: State, n: int, kernel: float) -> Float64[Tensor, " S"]:
-    """Robust cost of the matches between frames before n and from n on, if all from the step to n on were scaled."""
+def fit_across(
+    problem: Problem, state: State, kernel: float, scales: Float64[Tensor, " S"], n: int
+) -> Float64[Tensor, "2 S"]:
+    """Robust cost of the matches between frames before n and from n on, and their number, if all from the step to n
+    on were scaled."""
     t, every = problem.tracks, -(-problem.tracks.xy.shape[1] // POINTS)
     frames, reach = len(t.xy), max(t.offsets)
     a = torch.arange(max(0, n - reach), min(frames, n + reach))
@@ -57,7 +69,7 @@ def costs_across(problem: Problem, state: State, n: int, kernel: float) -> Float
     r = (xy - K.center) / K.focal
     turned = torch.cat([r, torch.ones_like(r[..., :1])], -1) @ (R_b @ world_T_cam[a, :3, :3]).float().transpose(1, 2)
     costs = []
-    for scale in SCALES.tolist():
+    for scale in scales.tolist():
         other = torch.where(a < n, scale, 1 / scale)[:, None]
         t_ba = (R_b @ (near + other * far)[..., None])[..., 0].float()
         q = turned + rho * t_ba[:, None]
@@ -67,7 +79,8 @@ def costs_across(problem: Problem, state: State, n: int, kernel: float) -> Float
         ]
         lost = torch.full_like(weight, 4 * kernel**2)  # behind the camera: a bad match, not none
         costs.append((weight * torch.where(ahead, robust(residual, kernel)[0], lost)).sum().double() * every)
-    return torch.stack(costs)
+    costs = torch.stack(costs)
+    return torch.stack([costs, weight.sum().double().expand_as(costs) * every])
 
 
 def scaled_from(state: State, n: int, scale: float) -> State:
