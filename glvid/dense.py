@@ -17,13 +17,13 @@ from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
 from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, voted
 from glvid.parallel import each
-from glvid.predict import Flows, Store, as_tensor, dense_size, in_memory
+from glvid.predict import Flows, Store, dense_size, in_memory
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import Views, along, both_ways, dense_prior, views_of
 from glvid.warp import guided_upsample, length, resize, resize_flow, spread, visibility, warp
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
-CONTRAST = 0.015**2  # squared brightness change per px at which flow is half trusted
+CONTRAST = 0.003**2  # squared brightness change per px at which flow is half trusted: most of a grey level
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def triangulate_shot(
             rewarding[n // BLOCK] |= found.swept > FOUND
             advance(1)
     voted(dense.moving, seen, flows)
-    for n, (depth, sure, moving) in enumerate(each(partial(completed, shot, solution, dense), range(len(shot)))):
+    for n, (depth, sure, moving) in enumerate(each(partial(completed, shot, solution, flows, dense), range(len(shot)))):
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
     return dense
 
@@ -206,7 +206,7 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     nothing = torch.zeros_like(start)
     if views is None or not (solution.parallax > 0 or solution.resting):
         return Matched(nothing, nothing, nothing, nothing.expand(2, -1, -1), 0.0)
-    camera, image = solution.intrinsics.resized(size), resize(as_tensor(shot.images[n : n + 1]), size)[0]
+    camera, image = solution.intrinsics.resized(size), flows.images(n)[0]
     found, information, errors = triangulate(start, views, camera)
     ratio, left_out = (found / start).log(), unwanted(shot, n)
     wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
@@ -225,11 +225,11 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
 
 
 def completed(
-    shot: Shot, solution: Solution, dense: Dense, n: int
+    shot: Shot, solution: Solution, flows: Flows, dense: Dense, n: int
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """Frame n once its neighbours have voted: its depth everywhere, how sure it is, what moves. `dense` holds what
     `matched` found, with the votes for `moving`."""
-    image = resize(as_tensor(shot.images[n : n + 1]), dense_size(shot.size))[0]
+    image = flows.images(n)[0]
     ratio, sure, votes = (torch.from_numpy(x[n])[None] for x in (dense.depth, dense.sure, dense.moving))
     moving = snapped(votes, image)
     sure = sure * (1 - moving) ** 2

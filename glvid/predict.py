@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from glvid.errors import UsageError
 from glvid.parallel import each
 from glvid.types import Intrinsics, Shot
-from glvid.warp import resize_flow
+from glvid.warp import resize, resize_flow
 
 Images = UInt8[np.ndarray, "N H W 3"]
 FlowOf = Callable[[Images, Images], Float[Tensor, "N 2 H W"]]
@@ -149,6 +149,7 @@ class Flows:
     def __init__(self, shot: Shot, flow: FlowOf, store: Store = in_memory) -> None:
         self.shot, self.flow, self.store, self.size = shot, flow, store, dense_size(shot.size)
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by j - i: flow of every i, and whether it is there
+        self.small: tuple[np.ndarray, np.ndarray] | None = None  # frames at this size, and which of them are there
         self.lock = RLock()  # frames are worked on in parallel
 
     def __call__(self, i: Numbers, j: Numbers) -> Float[Tensor, "P 2 h w"]:
@@ -161,6 +162,24 @@ class Flows:
                 self.sharp(i[new][k : k + self.AT_ONCE], j[new][k : k + self.AT_ONCE])
         found = np.stack([self.rows(b - a)[0][a] for a, b in pairs])
         return torch.from_numpy(found).float() * self.STEP
+
+    def images(self, n: Numbers) -> Float[Tensor, "P 3 h w"]:
+        """Frames at the same size, 0..1; each is made small once."""
+        n = np.atleast_1d(n)
+        with self.lock:
+            small, there = self.stored()
+            new = np.unique(n[~there[n]])
+            if len(new):
+                small[new] = resize(as_tensor(self.shot.images[new]), self.size).numpy()
+                there[new] = True
+        return torch.from_numpy(small[n])
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is kept of `images`."""
+        if self.small is None:
+            n, (w, h) = len(self.shot), self.size
+            self.small = self.store((n, 3, h, w), np.float32), np.zeros(n, bool)
+        return self.small
 
     def sharp(self, i: np.ndarray, j: np.ndarray) -> Float[Tensor, "P 2 H W"]:
         """The same at working size, computed anew."""
@@ -199,3 +218,8 @@ class FlowsOfPart(Flows):
         """What the whole keeps."""
         flow, there = self.whole.rows(apart)
         return flow[self.frames], there[self.frames]
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the whole keeps."""
+        small, there = self.whole.stored()
+        return small[self.frames], there[self.frames]

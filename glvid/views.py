@@ -11,9 +11,9 @@ from torch import Tensor
 
 from glvid.geometry import inverse, rolled_flow
 from glvid.losses import dissimilarity
-from glvid.predict import Flows, as_tensor, dense_size
+from glvid.predict import Flows, dense_size
 from glvid.types import GLOBAL_SHUTTER, Shot, Solution
-from glvid.warp import resize, visibility, warp
+from glvid.warp import resize, texture_of, visibility, warp
 
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 
@@ -32,12 +32,6 @@ class Views:
     def as_seen(self, rigid: Float[Tensor, "k 2 h w"]) -> Float[Tensor, "k 2 h w"]:
         """The rigid flow to the first k views as the shutter shows it."""
         return rigid if self.rolled is None else rigid + self.rolled[: len(rigid)]
-
-
-def texture_of(image: Float[Tensor, "C h w"]) -> Float[Tensor, "3 h w"]:
-    """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
-    gy, gx = torch.gradient(image.mean(0))
-    return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]
 
 
 def along(texture: Float[Tensor, "3 h w"], direction: Float[Tensor, "K 2 h w"]) -> Float[Tensor, "K 1 h w"]:
@@ -73,8 +67,7 @@ def views_of(shot: Shot, solution: Solution, flows: Flows, n: int, offsets: Sequ
     visible = visibility(go, back, floor=0.7)
     trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
     there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
-    stored = np.stack([shot.images[k] for k in (n, *others)])
-    images = resize(as_tensor(stored), dense_size(shot.size))
+    images = flows.images([n, *others])
     image, images = images[:1], images[1:]
     here, there = (x.mean(1, keepdim=True) for x in (image, images))
     unlike = dissimilarity(here.expand_as(there), warp(there, go)[0])

@@ -45,6 +45,12 @@ def length(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 1 H W"]:
     return torch.hypot(flow[:, :1], flow[:, 1:])
 
 
+def texture_of(image: Float[Tensor, "C h w"]) -> Float[Tensor, "3 h w"]:
+    """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
+    gy, gx = torch.gradient(image.mean(0))
+    return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]
+
+
 def resize(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
     """Resample to `size` (width, height): area average when shrinking, bilinear when growing."""
     h, w = x.shape[-2:]
@@ -102,7 +108,7 @@ def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Floa
 STIFF = 2.0  # how strongly neighbours of one colour hold together, beside a depth that is certain (1)
 EDGE = 0.03  # difference of colour at which they hold together by 1/e
 LOOSE = 1e-3  # share of that which any two neighbours keep
-ROUNDS = 60  # of conjugate gradients
+ROUNDS = 40  # of conjugate gradients: 20 more change depth by 0.03 % on average
 
 
 def spread(

@@ -70,8 +70,10 @@ def fuse(run: RunFolder, max_points: int = MAX_POINTS) -> Cloud:
     edge = 100 * FAR * middle + reach  # the voxel grid spans +-edge
     cell = max(middle * stride / float(run.intrinsics.focal.min()), 2 * edge / CELLS)
     voxels, pending = Voxels(np.empty(0, np.int64), np.empty((0, 6)), np.empty(0)), []
-    for view, others in surrounded(views(run, rows, FAR * middle, stride), REACH):
-        pending.append(consistent_points(view, others))
+    for points in each(
+        lambda known: consistent_points(*known), surrounded(views(run, rows, FAR * middle, stride), REACH)
+    ):
+        pending.append(points)
         if sum(map(len, pending)) > PENDING:
             voxels, cell = _merged(voxels, np.concatenate(pending), edge, cell, max_points)
             pending = []

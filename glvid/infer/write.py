@@ -61,11 +61,12 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     run = results.open_run(job.out, finished=False)
     warnings = list(info["warnings"])
     if {"depth", "image"} <= set(o.keep):
-        job.report.stage("preview", None)
-        results.write_preview(run, frame_rate(decoded.times))
-    if {"depth", "image"} <= set(o.keep) and len(rows) > 0:
-        job.report.stage("point cloud", None)
-        write_ply(job.out / results.SCENE, fuse(run, o.max_points))
+        job.report.stage("preview and point cloud", None)
+        parts = (
+            lambda: results.write_preview(run, frame_rate(decoded.times)),
+            lambda: write_ply(job.out / results.SCENE, fuse(run, o.max_points)),
+        )
+        list(each(lambda part: part(), parts))
         if len(longest_shot(run)) < len(rows):
             warnings.append(f"{len(solved)} shots: scene.ply shows the longest one")
     job.clock.add("write", since)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from glvid.predict import Flows
 from glvid.types import Shot
-from glvid.views import texture_of
-from glvid.warp import sample_at
+from glvid.warp import sample_at, texture_of
 
 CONTRAST = 0.005**2  # squared brightness change per px (a grey level or so) along which matches are half believed
 CHUNK = 24  # anchor frames handled at once: bounds memory, and gives every core some
