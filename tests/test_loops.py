@@ -65,14 +65,14 @@ def graph(path: torch.Tensor, scale: torch.Tensor, wrong: int = 0) -> loops.Grap
     return loops.graph_of(solution_of(path, scale, CAMERA), KEYS, np.full(len(path), 3.0), found)
 
 
-@pytest.mark.parametrize(("wrong", "left"), [(0, 0.35), (4, 0.7)])
-def test_loops_take_drift_back(wrong, left):
-    """A unit that has grown by a half and a direction 17 degrees off, after two rounds."""
+@pytest.mark.parametrize("wrong", [0, 4, 8])
+def test_loops_take_drift_back(wrong):
+    """A unit that has grown by a half and a direction 17 degrees off, after two rounds; up to 8 of 18 loops are wrong."""
     truth = circle(1501)
     path, scale = drifted(truth, 0.4, 0.3)
     now = loops.relaxed(graph(path, scale, wrong), len(KEYS))
     mended = loops.bent(solution_of(path, scale, CAMERA), KEYS, now)
-    assert off(path, truth) > 1.5 and off(mended.world_T_cam, truth) < left * off(path, truth)
+    assert off(path, truth) > 1.5 and off(mended.world_T_cam, truth) < 0.35 * off(path, truth)
     assert mended.depth_scale.log().abs().max() < 0.2 < 0.35 < scale.log().max()
     turned, before = (
         so3_log(p[:, :3, :3].transpose(1, 2) @ truth[:, :3, :3]).norm(dim=1) for p in (mended.world_T_cam, path)

@@ -27,6 +27,7 @@ MATCHES, SHARE = 25, 0.4  # matched features that a loop needs, and share of the
 EXPLAINED = 0.02  # of the picture's width by which a match may be off
 STEP_SIGMA = (0.005, 0.001, 0.002)  # of a step of one frame: place (median depths), direction (rad), log scale
 LOOP_SIGMA = (0.1, 0.02, 0.1)  # of a loop, whose scale is the network's: only large drift is to be taken back
+WRONG = 2.0  # sigmas off at which a loop is half believed, in the end
 CONTRADICTED = 2.0  # sigmas by which half of the loops must be off before the path is touched, and less after
 
 
@@ -217,28 +218,30 @@ def worst(r: Float64[Tensor, "E 7"]) -> Float64[Tensor, " E"]:
     return torch.stack([r[:, :3].square().mean(1), r[:, 3:6].square().mean(1), r[:, 6].square()]).amax(0).sqrt()
 
 
-def weights(graph: Graph, r: Float64[Tensor, "E 7"]) -> Float64[Tensor, " E"]:
-    """Of edges: 1 for steps of the path; loops may be wrong (Cauchy)."""
-    return torch.where(graph.loop, 1 / (1 + (r**2).mean(1) / 4), 1.0)
+def weights(graph: Graph, r: Float64[Tensor, "E 7"], softness: float) -> Float64[Tensor, " E"]:
+    """Of edges: 1 for steps of the path; loops may be wrong (Geman-McClure, softened)."""
+    return torch.where(graph.loop, (softness / (softness + (r**2).mean(1) / WRONG**2)) ** 2, 1.0)
 
 
-def relaxed(graph: Graph, keyframes: int, steps: int = 30) -> Similarities | None:
+def relaxed(graph: Graph, keyframes: int) -> Similarities | None:
     """The similarities that steps and loops agree upon best; None if the loops say nothing new, or contradict each
     other.
 
-    Gauss-Newton on a sparse system, the first keyframe held; robust to wrong loops.
+    Gauss-Newton on a sparse system, the first keyframe held. A loop is as far off as the path has drifted, whether it
+    is right or wrong; so all are believed first, and gradually only those that the others bear out (graduated
+    non-convexity, Yang et al. 2020).
     """
     now = chained(graph, keyframes)
-    if float(worst(residuals(graph, now)[graph.loop]).median()) < CONTRADICTED:
+    r = residuals(graph, now)
+    if float(worst(r[graph.loop]).median()) < CONTRADICTED:
         return None
-    cost = np.inf
-    for _ in range(steps):
-        r = residuals(graph, now)
-        w = weights(graph, r)
-        before, cost = cost, float(torch.where(graph.loop, 4 * torch.log1p((r**2).mean(1) / 4), (r**2).mean(1)).sum())
-        if before - cost < 1e-6 * cost:
+    softness = max(1.0, float((r[graph.loop] ** 2).mean(1).max()) / WRONG**2)
+    while True:
+        for _ in range(2):
+            now = now.moved(newton_step(graph, now, weights(graph, residuals(graph, now), softness), keyframes))
+        if softness == 1:
             break
-        now = now.moved(newton_step(graph, now, w, keyframes))
+        softness = max(1.0, softness / 2)
     return now if float(worst(residuals(graph, now)[graph.loop]).median()) < CONTRADICTED else None
 
 
