@@ -67,7 +67,7 @@ def graph(path: torch.Tensor, scale: torch.Tensor, wrong: int = 0) -> loops.Grap
 
 @pytest.mark.parametrize("wrong", [0, 4, 8])
 def test_loops_take_drift_back(wrong):
-    """A unit that has grown by a half and a direction 17 degrees off, after two rounds; up to 8 of 18 loops are wrong."""
+    """A unit that has grown by a half and a direction 17 degrees off, after two rounds; 8 of 18 loops wrong at most."""
     truth = circle(1501)
     path, scale = drifted(truth, 0.4, 0.3)
     now = loops.relaxed(graph(path, scale, wrong), len(KEYS))
