@@ -124,15 +124,18 @@ def mask_files(folder: Path | None, clip: Clip) -> dict[str, Path]:
     return files
 
 
-def read_mask(path: Path, size: tuple[int, int], polarity: str) -> UInt8[np.ndarray, "H W"]:
-    """1 where the user wants pixels ignored, at `size`. Raises UsageError: unreadable, or another aspect."""
+def read_mask(
+    path: Path, size: tuple[int, int], polarity: str, at: tuple[int, int] | None = None
+) -> UInt8[np.ndarray, "H W"]:
+    """1 where the user wants pixels ignored, of frames of `size`; at that size, or another. Raises UsageError:
+    unreadable, or another aspect than the frames'."""
     raw = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
     if raw is None:
         raise UsageError(f"--masks: {path} is no picture; replace or remove it")
     h, w = raw.shape
     if abs(w / h / (size[0] / size[1]) - 1) > 0.02:
         raise UsageError(f"--masks: {path} is {w}x{h}, the frames are {size[0]}x{size[1]}; the aspect must agree")
-    mask = cv2.resize(raw, size, interpolation=cv2.INTER_NEAREST) >= 128
+    mask = cv2.resize(raw, at or size, interpolation=cv2.INTER_NEAREST) >= 128
     return (mask if polarity == "ignore" else ~mask).astype(np.uint8)
 
 

@@ -26,9 +26,16 @@ USUAL_FOCAL, USUAL_SIGMA = (
 SAID_SIGMA = 0.45  # how far the log of the camera network's focal length is off on held rendered worlds
 
 
-def working_size(size: tuple[int, int], long_side: int = 384, multiple: int = 32) -> tuple[int, int]:
-    """Size (w, h) at which networks, solve and refinement run: long side `long_side`, both sides multiples of 32."""
-    scale = long_side / max(size)
+def working_size(
+    size: tuple[int, int], long_side: int = 384, multiple: int = 32, flat: float = 7 / 12
+) -> tuple[int, int]:
+    """Size (w, h) at which networks, solve and refinement run, both sides multiples of 32: long side `long_side`, but
+    no more pixels than a picture that is `flat` times as high as wide has, so that every shape takes about as long.
+
+    On 7-Scenes, 352x256 instead of 384x288 changes depth and path by less than a tenth and takes a fifth less.
+    """
+    w, h = size
+    scale = min(long_side / max(size), long_side * (flat / (w * h)) ** 0.5)
     return tuple(max(multiple, multiple * round(s * scale / multiple)) for s in size)
 
 

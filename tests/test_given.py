@@ -118,6 +118,14 @@ def test_wrong_masks_are_refused(tmp_path):
         given.read_mask(path, SIZE, "ignore")
 
 
+def test_masks_of_frames_whose_working_size_has_another_aspect(tmp_path):
+    """KITTI's 1241x376 is worked on at 384x128: the mask must be of the frame's shape, not of that."""
+    path = tmp_path / "0.png"
+    path.write_bytes(cv2.imencode(".png", np.full((376, 1241), 255, np.uint8))[1].tobytes())
+    small = given.read_mask(path, (1241, 376), "ignore", (384, 128))
+    assert small.shape == (128, 384) and small.all()
+
+
 @pytest.mark.parametrize(("polarity", "left"), [("ignore", 1), ("keep", 0)])
 def test_mask_polarity(tmp_path, polarity, left):
     raw = np.zeros((18, 32), np.uint8)

@@ -68,6 +68,18 @@ def test_a_broken_scale_is_welded():
     assert welds.welded(p, state, 0.7) is None
 
 
+def test_the_network_does_not_vouch_for_the_focal_length():
+    """A camera that only moves sideways: any focal length fits, and depth that happens to be right adds nothing."""
+    p, state = problem(frames=12, noise=0.3)
+    G = torch.eye(4, dtype=torch.float64).repeat(12, 1, 1)
+    G[:, 0, 3] = -0.05 * torch.arange(12)
+    t, depth = p.tracks, (-state.log_rho).exp()
+    target = torch.stack([t.xy - torch.tensor([1.0, 0]) * (300 * 0.05 * o / depth)[..., None] for o in t.offsets], 1)
+    target = target + 0.02 * torch.randn(target.shape, generator=torch.Generator().manual_seed(1))
+    p = replace(p, tracks=replace(t, target=target, depth=depth), sigma_depth=0.5, sigma_px=0.02)
+    assert whole.sigmas(p, replace(state, cam_T_world=G))[0] > 1
+
+
 def test_gradient_is_the_derivative_of_the_cost():
     """Hand-written Jacobians against autograd, for poses, focal length, readout and point depths."""
     p, state = problem(noise=0.5)

@@ -94,4 +94,4 @@ def predicted(job: Job, batch: list[np.ndarray]) -> np.ndarray:
 def user_mask(job: Job, frame: Frame, size: tuple[int, int]) -> np.ndarray:
     """1 where `--masks` says so."""
     path = given.mask_of(job.masks, frame.name, frame.index)
-    return given.read_mask(path, size, job.options.mask_polarity) if path else np.zeros(size[::-1], np.uint8)
+    return given.read_mask(path, job.size, job.options.mask_polarity, size) if path else np.zeros(size[::-1], np.uint8)

@@ -86,11 +86,16 @@ def solve_shot(
 
 
 def sigmas(problem: Problem, state: State) -> tuple[float, float]:
-    """One standard deviation of log f and of the readout, by the curvature of the cost without their priors."""
+    """One standard deviation of log f and of the readout, by the curvature of the cost without their priors; infinite
+    where matches alone do not even determine the path."""
     cost = cost_of(problem, state, problem.sigma_px)
     noise = 2 * CORRELATED * np.sqrt(2 * cost / max(float(problem.tracks.weight.sum()), 1e-9))  # px: of matches
-    camera, _ = reduce(replace(problem, sigma_focal=np.inf), state, problem.sigma_px, 0.0, False)
-    known = camera.lens_information() - torch.tensor([0.0, problem.readout_weight])
+    free = replace(problem, sigma_focal=np.inf, sigma_depth=np.inf)  # the network must not vouch for itself
+    camera, _ = reduce(free, state, problem.sigma_px, 0.0, False)
+    try:
+        known = camera.lens_information() - torch.tensor([0.0, problem.readout_weight])
+    except torch.linalg.LinAlgError:
+        return np.inf, np.inf
     return tuple(float(noise / np.sqrt(max(x, 1e-9))) for x in known.tolist())
 
 

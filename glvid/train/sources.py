@@ -226,7 +226,7 @@ def found_data(options: Options, note: Note, step: Step = no_step) -> Data:
     if not recordings and not found.pairs and uses_films(options):
         where = ", ".join(map(str, options.data))
         raise UsageError(f"no film left below {where}: correct --data, --exclude or --split")
-    size_of = partial(working_size, long_side=options.size[0])
+    size_of = partial(working_size, long_side=options.size[0], flat=1.0)
     new, clips = [], []
     for recording in recordings:
         if not (cache / f"{frames.name_of(recording.path)}.json").exists():
