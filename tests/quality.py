@@ -1,4 +1,4 @@
-"""Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; add names to pick some.
+"""Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; add names (and modes, to `scenes`) to pick some.
 
 scenes       six procedural worlds with exact truth, never used in training; all refinement modes
 referee      KITTI drive 0052 and 7-Scenes kitchen b by ../shared/check/referee.py, without and with refinement
@@ -133,11 +133,12 @@ def flow_error(run: results.RunFolder, truth: dict) -> float:
 
 
 def scenes(names: list[str]) -> None:
+    modes, seeds = ([n for n in names if (n in MODES) == is_mode] for is_mode in (True, False))
     for kind, seed in EVALUATION:
-        if names and str(seed) not in names:
+        if seeds and str(seed) not in seeds:
             continue
         source, truth = rendered(kind, seed)
-        for mode in MODES:
+        for mode in modes or MODES:
             folder = RUNS / f"{source.name}_{mode}"
             code, seconds = infer(source, folder, "--refine", mode)
             check(folder)

@@ -1,6 +1,7 @@
 """The camera of a shot from geometry: flow matches and depth -> one focal length, every pose, depth scale.
 
-matches: points followed by flow · bundle: all unknowns at once · starts: where that begins · shot: the whole way ·
+matches: points followed by flow · bundle: all unknowns at once · starts: where that begins · welds: where the scale of a
+path breaks · shot: the whole way ·
 loops: places seen again · long: shots of any length, window by window
 """
 
