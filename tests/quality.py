@@ -1,6 +1,6 @@
-"""Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; add names (and modes, to `scenes`) to pick some.
+"""Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; names pick some.
 
-scenes       six procedural worlds with exact truth, never used in training; all refinement modes
+scenes       six procedural worlds with exact truth, never used in training; all refinement modes, or those named
 referee      KITTI drive 0052 and 7-Scenes kitchen b by ../shared/check/referee.py, without and with refinement
 consistency  the demo and real clips: do depth, camera, path, flow and mask agree? (--refine output)
 clips        infer on every clip of ../shared/data/wild and driving: exit code and run folder
