@@ -5,7 +5,7 @@ adjusted; the poses that it shares with the one before are held, so that place a
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from glvid.solve.shot import (
     POINTS,
     PREDICTED_SIGMA,
     WIDE,
+    Asked,
     annealed,
     baselines,
     motionless,
@@ -37,17 +38,6 @@ from glvid.types import Intrinsics, Shot, Solution
 WINDOW = 400  # frames adjusted at once: about 100 MB
 SHARED = 48  # frames that a window shares with the one before
 UNSETTLED = 16  # of these, the last ones are adjusted again: the window before saw them from one side only
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `solve` is asked for: where the focal length starts, whether the user gave it, whether it stays, whether
-    the solve is a full one."""
-
-    predicted: Intrinsics
-    given: bool
-    fix: bool
-    full: bool
 
 
 def solve(
@@ -67,9 +57,9 @@ def solve(
     window: frames adjusted at once. Degenerate shots (one frame, a still image) keep `predicted` and say so in
     `warnings`.
     """
-    if len(shot) <= window:
-        return closed(shot, solve_shot(shot, flows, predicted, given, fix, full, advance))
     asked = Asked(predicted, given, fix, full)
+    if len(shot) <= window:
+        return closed(shot, solve_shot(shot, flows, asked, advance))
     lens = probed(shot, flows, asked, window)
     parts = list(walked(shot, flows, asked, lens, window, advance))
     return closed(shot, joined(parts, lens))
@@ -80,9 +70,7 @@ def probed(shot: Shot, flows: Flows, asked: Asked, window: int) -> Solution:
     found = []
     for first in ((len(shot) - window) // 2, 0, len(shot) - window):
         ends = (first, first + window)
-        found.append(
-            solve_shot(shot.part(*ends), flows.part(*ends), asked.predicted, asked.given, asked.fix, asked.full)
-        )
+        found.append(solve_shot(shot.part(*ends), flows.part(*ends), asked))
         if found[-1].observable or asked.fix:
             return found[-1]
     return min(found, key=lambda s: np.inf if s.focal_sigma is None else s.focal_sigma)

@@ -1,7 +1,7 @@
 """The camera of a shot: several focal starts, whether the focal length was determined, the unit of the path."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,21 +46,20 @@ SLOW = ((1.5, 16), (4.0, 8))  # px per 640 px that half of all points move at mo
 STILL = 0.3  # px: where half of all points move less, over all baselines, the camera rests and what moves is objects
 
 
-def solve_shot(
-    shot: Shot,
-    flows: Flows,
-    predicted: Intrinsics,
-    given: bool = False,
-    fix: bool = False,
-    full: bool = True,
-    advance: Callable[[int], None] | None = None,
-) -> Solution:
-    """Camera of a shot.
+@dataclass(frozen=True)
+class Asked:
+    """What `solve` is asked for: where the focal length starts, whether the user gave it, whether it stays, whether
+    the solve is a full one."""
 
-    predicted: the intrinsics to start from at working size, the network's or (`given`) the user's; with `fix` they
-    stay as they are. full: more baselines and more points. advance: called with numbers that add up to the frames.
-    Degenerate shots (one frame, a still image) keep `predicted` and say so in `warnings`.
-    """
+    predicted: Intrinsics
+    given: bool
+    fix: bool
+    full: bool
+
+
+def solve_shot(shot: Shot, flows: Flows, asked: Asked, advance: Callable[[int], None] | None = None) -> Solution:
+    """Camera of a shot, all of its frames at once; see `solve`."""
+    predicted, given, fix, full = asked.predicted, asked.given, asked.fix, asked.full
     if len(shot) < 2:
         return motionless(shot, predicted, given, fix, "one frame only: no camera motion, focal length as predicted")
     offsets = baselines(shot, flows, full)
