@@ -18,6 +18,7 @@ from glvid.losses import dissimilarity
 from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, voted
 from glvid.parallel import each
 from glvid.predict import Flows, Store, dense_size, in_memory
+from glvid.prior import INFORMATION, Standing, believed, standing, upheld
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import Views, along, both_ways, dense_prior, views_of
 from glvid.warp import guided_upsample, length, resize, resize_flow, spread, visibility, warp
@@ -183,7 +184,9 @@ def triangulate_shot(
             rewarding[n // BLOCK] |= found.swept > FOUND
             advance(1)
     voted(dense.moving, seen, flows)
-    for n, (depth, sure, moving) in enumerate(each(partial(completed, shot, solution, flows, dense), range(len(shot)))):
+    sigma = proven(shot, solution, dense)
+    done = each(partial(completed, shot, solution, flows, dense, sigma), range(len(shot)))
+    for n, (depth, sure, moving) in enumerate(done):
         dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
     return dense
 
@@ -212,7 +215,7 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
     bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
     moving = objects(errors, ratio, betrayed(image, (start, bounded), views, camera), views)
-    sure = information / (information + 20) * (1 - torch.maximum(wrong, left_out)) ** 2
+    sure = information / (information + INFORMATION) * (1 - torch.maximum(wrong, left_out)) ** 2
     share = nothing
     if searched:
         rests = sure * (1 - moving) ** 2
@@ -224,16 +227,32 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     return Matched(ratio, sure, moving, neighbours(views, n, len(shot)), float(share.mean()))
 
 
+ASKED = 12  # frames of a shot that say whether its prior is to be believed
+
+
+def proven(shot: Shot, solution: Solution, dense: Dense) -> float | None:
+    """Sigma of the network's depth if it stands up to what `matched` found, else None; see `believed`."""
+
+    def of_frame(n: int) -> Standing | None:
+        ratio, sure, moving = (torch.from_numpy(x[n])[None] for x in (dense.depth, dense.sure, dense.moving))
+        return standing(dense_prior(shot, solution, n), ratio, sure * (1 - moving) ** 2)
+
+    frames = np.unique(np.linspace(0, len(shot) - 1, ASKED).round().astype(int)).tolist()
+    return believed([s for s in each(of_frame, frames) if s is not None])
+
+
 def completed(
-    shot: Shot, solution: Solution, flows: Flows, dense: Dense, n: int
+    shot: Shot, solution: Solution, flows: Flows, dense: Dense, sigma: float | None, n: int
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """Frame n once its neighbours have voted: its depth everywhere, how sure it is, what moves. `dense` holds what
-    `matched` found, with the votes for `moving`."""
+    `matched` found, with the votes for `moving`; sigma: that of the network's depth where it is `proven`."""
     image = flows.images(n)[0]
     ratio, sure, votes = (torch.from_numpy(x[n])[None] for x in (dense.depth, dense.sure, dense.moving))
     moving = snapped(votes, image)
     sure = sure * (1 - moving) ** 2
-    depth = dense_prior(shot, solution, n) * spread(ratio, sure, image).exp()
+    prior = dense_prior(shot, solution, n)
+    ratio = spread(ratio, sure, image) if sigma is None else upheld(prior, ratio, sure, image, sigma)
+    depth = prior * ratio.exp()
     return depth, sure, torch.maximum(moving, unwanted(shot, n))
 
 
