@@ -109,6 +109,8 @@ def voted(moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h
 def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
     """The objects of a vote, their outlines moved to where colours change."""
     inside = (moving > MAJORITY).float()
+    if not inside.any():
+        return inside
     size = 2 * BAND + 1
     grown, kept = (s * F.max_pool2d(s * inside[None], size, 1, BAND)[0] for s in (1, -1))
     parts, label = cv2.connectedComponents(inside[0].byte().numpy(), connectivity=4)

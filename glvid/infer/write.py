@@ -135,8 +135,10 @@ def refined_flow(
     depth, moving = torch.from_numpy(depth)[None, None], torch.from_numpy(moving)[None, None]
     rigid, _ = rigid_flow(depth, camera, next_T_this[None].float())
     if abs(s.solution.readout) > GLOBAL_SHUTTER:
-        poses = inverse(s.solution.world_T_cam)
-        rigid = rigid + rolled_flow(depth[0], camera, poses, k, [k + 1], s.solution.readout)
+        poses, size = inverse(s.solution.world_T_cam), (here.shape[3] // 2, here.shape[2] // 2)  # smooth: half will do
+        half = 1 / resize(1 / depth, size)[0]
+        rolled = rolled_flow(half, camera.resized(size), poses, k, [k + 1], s.solution.readout)
+        rigid = rigid + resize_flow(rolled, camera.size)
     return adaptive_flow(torch.from_numpy(flow)[None], rigid, here, there, moving)[0].numpy()
 
 
