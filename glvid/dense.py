@@ -214,8 +214,10 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     ratio, left_out = (found / start).log(), unwanted(shot, n)
     wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
     bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
-    moving = objects(errors, ratio, betrayed(image, (start, bounded), views, camera), views)
-    sure = information / (information + INFORMATION) * (1 - torch.maximum(wrong, left_out)) ** 2
+    worse = betrayed(image, (start, bounded), views, camera)
+    moving, torn = objects(errors, ratio, worse, views, 0 < n < len(shot) - 1)
+    wrong = torch.maximum(torch.maximum(wrong, torn), left_out)
+    sure = information / (information + INFORMATION) * (1 - wrong) ** 2
     share = nothing
     if searched:
         rests = sure * (1 - moving) ** 2

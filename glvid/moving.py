@@ -22,6 +22,7 @@ WORSE = 0.02  # dissimilarity by which a moving object must look worse under rig
 LEAKS = 0.001  # dissimilarity by which the rigid scene is the better explanation
 SUSPECT, PROVEN = 0.75, 0.2  # excess from which pixels belong to an object; share of it whose colours must say so
 LEAST = 12  # px of refinement size that an object has
+SEEN, STEADY = 0.6, 0.25  # how visible an object is in neighbouring frames, at least; how unsteadily it moves, at most
 ROUNDS, MAJORITY = 5, 0.4  # of `voted`; share of votes that decides
 BAND, BLEND = 2, 0.06  # px around an outline that may go over to the other side; difference of colour that separates
 
@@ -67,12 +68,16 @@ def objects(
     ratio: Float[Tensor, "1 h w"],
     worse: Float[Tensor, "1 h w"],
     views: Views,
-) -> Float[Tensor, "1 h w"]:
-    """Probability that a pixel belongs to an object that moves on its own, of one frame.
+    between: bool,
+) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
+    """Probability that a pixel belongs to an object that moves on its own, of one frame, and that flow is torn there;
+    between: the frame has one on either side, the first two views.
 
     errors (px) of the depth that explains the flow best, at log `ratio` to the network's; worse: see `betrayed`.
     Connected pixels in excess of what errors usually come to (MOVES) are one object; it moves if a fair share of it is
-    betrayed by its colours. An even surface betrays nothing, so single pixels cannot be asked.
+    betrayed by its colours. An even surface betrays nothing, so single pixels cannot be asked. What hardly matches
+    either way, or goes elsewhere than it came from, is flow gone wrong (near things in a drive), not an object: things
+    have mass.
     """
     excess = median_seen(errors / (MOVES[0] + MOVES[1] * length(views.flow)), views.visible)
     excess = torch.maximum(excess, 3 * far_fetched(ratio)) * (views.visible.amax(0) > 0)
@@ -82,10 +87,22 @@ def objects(
     worse = F.avg_pool2d(worse[None], 3, 1, 1, count_include_pad=False)[0, 0]
     proof = torch.sigmoid((worse - WORSE) / (0.25 * WORSE)).numpy()
     area = facts[:, cv2.CC_STAT_AREA]
-    share = np.bincount(label.ravel(), proof.ravel(), count) / np.maximum(area, 1)
-    moves = 1 / (1 + np.exp(-(share - PROVEN) / (0.2 * PROVEN))) * (area >= LEAST)
-    moves[0] = 0  # what is not suspect
-    return torch.from_numpy(moves[label]).float()[None]
+    seen = views.visible[: 1 + between].mean((0, 1)).numpy()
+    share, seen, unsteady = (
+        torch.from_numpy(np.bincount(label.ravel(), x.ravel(), count) / np.maximum(area, 1))
+        for x in (proof, seen, unsteadiness(views, between))
+    )
+    odd = ((share - PROVEN) / (0.2 * PROVEN)).sigmoid() * torch.from_numpy(area >= LEAST)
+    odd[0] = 0  # what is not suspect
+    moves = odd * ((seen - SEEN) / (0.1 * SEEN)).sigmoid() * ((STEADY - unsteady) / (0.1 * STEADY)).sigmoid()
+    label = torch.from_numpy(label).long()
+    return moves.float()[label][None], (odd - moves).float()[label][None]
+
+
+def unsteadiness(views: Views, between: bool) -> Float32[np.ndarray, "h w"]:
+    """How far the motion from the last frame differs from that to the next, 0..1, 1 px being as good as nothing."""
+    go, came = views.flow[:1], -views.flow[1:2] if between else views.flow[:1]
+    return (length(go - came) / (length(go) + length(came) + 1))[0, 0].numpy()
 
 
 def voted(moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows) -> None:

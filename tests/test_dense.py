@@ -269,13 +269,23 @@ def test_objects_are_whole(even):
     wall = torch.full((1, 64, 96), 10.0)
     found, _, errors = D.triangulate(wall, seen, lens)
     worse = M.betrayed(image, (wall, found), seen, lens)
-    p = M.objects(errors, (found / wall).log(), worse, seen)[0] > 0.5
-    assert (p & true).sum() / (p | true).sum() > 0.8
+
+    def moves(views, between=True):
+        return M.objects(errors, (found / wall).log(), worse, views, between)
+
+    p, torn = (x[0] > 0.5 for x in moves(seen))
+    assert (p & true).sum() / (p | true).sum() > 0.8 and not torn.any()
+    hidden = replace(seen, visible=torch.cat([0.3 * seen.visible[:2], seen.visible[2:]]))
+    jerky = replace(seen, flow=seen.flow * torch.tensor([1.0, 2.5, 1.0, 1.0])[:, None, None, None])
+    for views in (hidden, jerky):  # flow went wrong there
+        p, torn = (x[0] > 0.5 for x in moves(views))
+        assert not p.any() and (torn & true).sum() / true.sum() > 0.8
+    assert moves(jerky, between=False)[0].max() > 0.5  # the first frame has no other side
     at_rest = replace(seen, flow=flow.clone().index_fill_(1, torch.tensor([1]), 0.0))
     at_rest.flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
     found, _, errors = D.triangulate(wall, at_rest, lens)
-    still = M.objects(errors, (found / wall).log(), M.betrayed(image, (wall, found), at_rest, lens), at_rest)
-    assert still.max() < 0.1
+    still = M.objects(errors, (found / wall).log(), M.betrayed(image, (wall, found), at_rest, lens), at_rest, True)
+    assert max(x.max() for x in still) < 0.1
 
 
 def test_a_vote_fills_the_frame_that_missed_an_object():
