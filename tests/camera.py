@@ -6,9 +6,10 @@ unknown  clips that cannot tell the focal length: a frozen one, one that only mo
 prior    depth that starts from a corrupted prior, before and after: 7-Scenes and six rendered scenes
 movers   mask overlap and depth on moving objects, without and with refinement, of six rendered scenes: the first ones
          from seed 920,001 on, all kinds in turn, where at least 2 % of all pixels move (names: seeds to try instead)
-jumps    every clip of wild and driving, --refine none: steps of the path far longer than those around them
+jumps    every clip of wild and driving, --refine output: steps of the path far longer than those around them, and more
+         so than the picture's motion is; `jumps quick` takes --refine none, and looks again at what jumps there
 rolling  rendered worlds by cameras whose rows take no, 0.3 and 0.6 of the time between frames: readout, path, focal
-colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`
+colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`; `colmap cut`: on those of `crops`
 Run folders go to .runs/camera/. One JSON line per measurement on stdout.
 """
 
@@ -108,15 +109,21 @@ def crops(names: list[str]) -> None:
     for name, (w, h) in CROPS.items():
         if names and name not in names:
             continue
-        source, folder = RUNS / "crops" / name, RUNS / f"crop_{name}"
-        shutil.rmtree(source, ignore_errors=True)
-        source.mkdir(parents=True)
-        for path in in_order(name):
-            image = cv2.imread(str(path))
-            y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
-            cv2.imwrite(str(source / f"{path.stem}.png"), image[y : y + h, x : x + w])
-        code, seconds = infer(source, folder, "--refine", "output")
+        folder = RUNS / f"crop_{name}"
+        code, seconds = infer(cropped(name), folder, "--refine", "output")
         told(f"{name} {w}x{h}", folder, code, seconds, focal(name))
+
+
+def cropped(name: str) -> Path:
+    """A folder of the pictures of a clip, cut as CROPS says."""
+    (w, h), folder = CROPS[name], RUNS / "crops" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path in in_order(name):
+        image = cv2.imread(str(path))
+        y, x = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
+        cv2.imwrite(str(folder / f"{path.stem}.png"), image[y : y + h, x : x + w])
+    return folder
 
 
 def told(clip: str, folder: Path, code: int, seconds: float, fx: float) -> None:
@@ -290,39 +297,53 @@ AROUND = 4  # steps before and after that say how fast the camera goes
 JUMP = 5.0  # times as long as the median of these, and
 SEEN = 0.05  # as long as this share of the median depth: a resting camera trembles by more than twice nothing
 TWIST = 5.0  # degrees by which a step turns more than the steps around it
+UNSEEN = 2.5  # times as much, for what the picture moves, as in the steps around it: a whip pan is no jump
+REST = 2.0  # px that a picture moves at least, to compare motions with
 
 
-def outliers(world_T_cam: np.ndarray, depth: float) -> list[int]:
-    """Numbers of the steps of a path (N, 4, 4) that are far longer, or turn far more, than those around them."""
+def outliers(world_T_cam: np.ndarray, depth: float, focal: float, seen: np.ndarray) -> list[int]:
+    """Numbers of the steps of a path (N, 4, 4) that are far longer, or turn far more, than those around them, while
+    the picture does not move so much more; seen: median length of its flow, px."""
     step = np.linalg.inv(world_T_cam[:-1]) @ world_T_cam[1:]
     speed = np.linalg.norm(step[:, :3, 3], axis=1)
     turn = np.degrees(np.arccos(np.clip((np.trace(step[:, :3, :3], axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    said = focal * (np.radians(turn) + speed / depth) / (seen + REST)
     found = []
     for k in range(len(step)):
         near = [n for n in range(max(0, k - AROUND), min(len(step), k + AROUND + 1)) if n != k]
-        usual, usual_turn = (np.median(x[near]) if near else 0.0 for x in (speed, turn))
-        if speed[k] > max(JUMP * usual, SEEN * depth) or turn[k] > usual_turn + TWIST:
+        usual, usual_turn, usual_said = (np.median(x[near]) if near else 0.0 for x in (speed, turn, said))
+        longer = speed[k] > max(JUMP * usual, SEEN * depth) or turn[k] > usual_turn + TWIST
+        if longer and said[k] > UNSEEN * usual_said:
             found.append(k)
     return found
 
 
 def jumps(names: list[str]) -> None:
+    quick, names = "quick" in names, [name for name in names if name != "quick"]
     videos = [*sorted((DATA / "wild").glob("*.mp4")), *sorted((DATA / "driving").rglob("*.mp4"))]
     for source in [*videos, *(pictures(name) for name in ODOMETRY)]:
         name = source.stem if source.is_file() else source.parents[2].name
         if names and name not in names:
             continue
-        folder = RUNS / f"none_{name}"
-        code, seconds = infer(source, folder, "--refine", "none")
-        run = results.open_run(folder)
-        depth = float(np.median([np.nanmedian(run.depth(row)) for row in run.rows[:: max(1, len(run.rows) // 8)]]))
-        shots = [row.shot for row in run.rows]
-        path = run.trajectory().world_T_cam
-        found = []
-        for shot in dict.fromkeys(shots):
-            first = shots.index(shot)
-            found += [first + k for k in outliers(path[first : first + shots.count(shot)], depth)]
-        say(clip=name, code=code, seconds=seconds, frames=len(path), jumps=found)
+        for mode in ("none", "output") if quick else ("output",):
+            folder = RUNS / f"{mode}_{name}"
+            code, seconds = infer(source, folder, "--refine", mode)
+            found = jumps_of(results.open_run(folder))
+            say(clip=name, refine=mode, code=code, seconds=seconds, jumps=found)
+            if not found:
+                break
+
+
+def jumps_of(run: results.RunFolder) -> list[int]:
+    """Numbers of the frames after which the path of a run jumps."""
+    rows, path = run.rows, run.trajectory().world_T_cam
+    depth = float(np.median([np.nanmedian(run.depth(row)) for row in rows[:: max(1, len(rows) // 8)]]))
+    seen = np.array([np.median(np.hypot(*run.flow(row))) if row.flow else 0.0 for row in rows])
+    found = []
+    for shot in dict.fromkeys(row.shot for row in rows):
+        at = [k for k, row in enumerate(rows) if row.shot == shot]
+        found += [at[k] for k in outliers(path[at], depth, float(run.intrinsics.focal[0]), seen[at[:-1]])]
+    return found
 
 
 # --- rolling shutters ------------------------------------------------------------------------------------------------
@@ -383,13 +404,18 @@ def colmap(names: list[str]) -> None:
     import pycolmap
 
     pycolmap.logging.minloglevel = 2
-    for name in (*ODOMETRY, *POSED):
+    cut, names = "cut" in names, [name for name in names if name != "cut"]
+    for name in CROPS if cut else (*ODOMETRY, *POSED):
         if names and name not in names:
             continue
+        paths = in_order(name)
+        if cut:
+            source = cropped(name)
+            paths = [source / f"{path.stem}.png" for path in paths]
         with tempfile.TemporaryDirectory() as folder:
             images = Path(folder) / "images"  # named so that the order of names is that of time
             images.mkdir()
-            for k, path in enumerate(in_order(name)):
+            for k, path in enumerate(paths):
                 shutil.copyfile(path, images / f"{k:05d}{path.suffix}")
             since = time.perf_counter()
             database = Path(folder) / "database.db"
@@ -399,7 +425,7 @@ def colmap(names: list[str]) -> None:
             models = pycolmap.incremental_mapping(database, images, folder)
         seconds = time.perf_counter() - since
         if not models:
-            say(clip=name, by="pycolmap", seconds=seconds, frames=0)
+            say(clip=name, cut=cut, by="pycolmap", seconds=seconds, frames=0)
             continue
         best = max(models.values(), key=lambda m: m.num_reg_images())
         placed = {im.name: im.cam_from_world().inverse().matrix() for im in best.images.values() if im.has_pose}
@@ -410,7 +436,12 @@ def colmap(names: list[str]) -> None:
         est = np.stack([np.vstack([placed[n], [0, 0, 0, 1]]) for n in sorted(placed)])
         scores = referee_module().path_scores(est, truth[at], blind=False)
         say(
-            clip=name, by="pycolmap", seconds=seconds, **facts, **{k: scores[k] for k in ("ate_percent", "rpe_rot_deg")}
+            clip=name,
+            cut=cut,
+            by="pycolmap",
+            seconds=seconds,
+            **facts,
+            **{k: scores[k] for k in ("ate_percent", "rpe_rot_deg")},
         )
 
 
