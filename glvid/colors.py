@@ -1,6 +1,7 @@
 """Maps as pictures: depth and flow in colours, and the frames of the preview. Arrays in, uint8 RGB out; no files."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -44,6 +45,19 @@ def color_wheel() -> UInt8[np.ndarray, "55 3"]:
 
 
 SHADES = 32  # hues between two of the wheel's colours, which is finer than 8 bits
+LEVELS = 256  # of saturation; one more is what lies out of range
+
+
+@cache
+def shades() -> UInt8[np.ndarray, "hues levels 3"]:
+    """The circle's colours, SHADES as many, by saturation."""
+    wheel = color_wheel().astype(np.float32) / 255
+    # the published code spreads the turn over 54 steps and leaves a seam at the right; over 55 the circle closes
+    at = np.arange(len(wheel) * SHADES) / SHADES
+    low, share = at.astype(np.int64), (at % 1)[:, None].astype(np.float32)
+    hue = (wheel[low] * (1 - share) + wheel[(low + 1) % len(wheel)] * share)[:, None]
+    saturation = np.linspace(0, 1, LEVELS, dtype=np.float32)[:, None]
+    return (255 * np.concatenate([1 - saturation * (1 - hue), 0.75 * hue], 1)).astype(np.uint8)
 
 
 def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.ndarray, "H W 3"]:
@@ -52,17 +66,15 @@ def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.nda
     Motion to the right is red, down yellow, left cyan, up violet (the published convention).
     """
     known = np.isfinite(flow).all(0)
-    u, v = np.where(known, flow, 0).astype(np.float32) / radius
-    length = np.sqrt(u * u + v * v)[..., None]
-    wheel = color_wheel().astype(np.float32) / 255
-    # the published code spreads the turn over 54 steps and leaves a seam at the right; over 55 the circle closes
-    at = np.arange(len(wheel) * SHADES) / SHADES
-    low, share = at.astype(np.int64), (at % 1)[:, None].astype(np.float32)
-    shades = wheel[low] * (1 - share) + wheel[(low + 1) % len(wheel)] * share
-    turn = cv2.phase(-u, -v) / np.float32(2 * np.pi) + np.float32(0.5)
-    hue = shades[np.rint(turn * len(shades)).astype(np.int32) % len(shades)]
-    color = np.where(length <= 1, 1 - length * (1 - hue), 0.75 * hue)
-    return (255 * color * known[..., None]).astype(np.uint8)
+    u, v = np.where(known, flow, 0).astype(np.float32)
+    colors = shades()
+    length = cv2.magnitude(u, v) * np.float32((LEVELS - 1) / radius)
+    level = np.where(length <= LEVELS - 1, np.rint(length), LEVELS).astype(np.int32)
+    turn = cv2.phase(-u, -v) * np.float32(len(colors) / (2 * np.pi)) + np.float32(len(colors) / 2)
+    hue = np.rint(turn).astype(np.int32) % len(colors)
+    picture = colors.reshape(-1, 3)[hue * (LEVELS + 1) + level]
+    picture[~known] = 0
+    return picture
 
 
 def depth_colors(depth: Float[np.ndarray, "H W"], near: float, far: float) -> UInt8[np.ndarray, "H W 3"]:

@@ -22,7 +22,8 @@ from glvid.types import Trajectory
 FLO_TAG = 202021.25  # Middlebury .flo: float32 tag, int32 width and height, then u v interleaved
 FLO_UNKNOWN = 1e10  # anything above 1e9 is unknown
 FLOW_RANGE = 512  # px, what the KITTI flow PNG can hold
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+# RLE: smaller and faster than the default strategy on maps
+_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 
 
 # ---------------------------------------------------------------- whole files or none
@@ -114,8 +115,8 @@ def depth_scale(sample: Shaped[np.ndarray, "..."]) -> float:
 def write_depth(path: Path, depth: Float[np.ndarray, "H W"], scale: float) -> None:
     """16-bit PNG, z = value * scale. NaN and depths <= 0 become 0; any other stays within 1..65535 (+inf is far)."""
     said = depth > 0
-    value = np.rint(np.where(said, depth, 1).astype(np.float64) / scale).clip(1, 65535)
-    _encode(path, np.where(said, value, 0).astype(np.uint16), _PNG)
+    value = np.rint(np.where(said, depth, 1).astype(np.float64) / scale).clip(1, 65535).astype(np.uint16)
+    _encode(path, value * said, _PNG)
 
 
 def read_depth(path: Path, scale: float) -> Float32[np.ndarray, "H W"]:
@@ -134,8 +135,11 @@ def write_flow(path: Path, flow: Float[np.ndarray, "2 H W"]) -> None:
         head = np.array([FLO_TAG], "<f4").tobytes() + np.array([flow.shape[2], flow.shape[1]], "<i4").tobytes()
         return atomic_write(path, head + np.ascontiguousarray(known.transpose(1, 2, 0)).tobytes())
     valid = (np.abs(flow) <= FLOW_RANGE).all(0)
-    code = np.rint(np.where(valid, flow, 0) * 64.0 + 32768).clip(0, 65535) * valid
-    _encode(path, np.dstack([valid, code[1], code[0]]).astype(np.uint16), _PNG)  # OpenCV's order is B, G, R
+    code = np.empty((*valid.shape, 3), np.uint16)  # OpenCV's order is B, G, R
+    code[..., 0] = valid
+    for k, component in zip((2, 1), flow, strict=True):
+        code[..., k] = np.rint(np.where(valid, component, -512) * 64 + 32768).clip(0, 65535)
+    _encode(path, code, _PNG)
 
 
 def read_flow(path: Path) -> Float32[np.ndarray, "2 H W"]:
@@ -143,8 +147,12 @@ def read_flow(path: Path) -> Float32[np.ndarray, "2 H W"]:
     if path.suffix == ".flo":
         return _read_flo(path)
     raw = _decode(path, "a 16-bit RGB flow PNG", np.uint16, 3)
-    flow = (raw[..., 2:0:-1].astype(np.float32) - 32768) / 64
-    return np.where(raw[..., 0] > 0, flow.transpose(2, 0, 1), np.float32(np.nan))
+    blue, green, red = cv2.split(raw)
+    flow = np.stack([red, green]).astype(np.float32)
+    flow -= 32768
+    flow /= 64
+    flow[:, blue == 0] = np.nan
+    return flow
 
 
 def _read_flo(path: Path) -> Float32[np.ndarray, "2 H W"]:

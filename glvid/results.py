@@ -20,12 +20,9 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from glvid import formats
-from glvid.colors import Range, color_range, preview_frame
 from glvid.errors import InputError, OutputError, UsageError
 from glvid.formats import atomic_write, cannot_write, reading
-from glvid.parallel import each
 from glvid.types import Intrinsics, Trajectory
-from glvid.video import write_video
 
 SCHEMA = "glvid-run/1"
 INFO, CAMERA, FRAMES, TRAJECTORY = "run.json", "camera.json", "frames.csv", "trajectory.txt"
@@ -181,25 +178,6 @@ def write_frame(folder: Path, row: Row, scale: float, depth=None, flow=None, mov
 def is_written(folder: Path, row: Row) -> bool:
     """Are all maps of the row there? Files are whole or absent, so a resumed run may skip such a row."""
     return all((folder / path).is_file() for path in row.maps)
-
-
-def write_preview(run: "RunFolder", fps: float, limits: Range | None = None) -> None:
-    """preview.mp4 from the stored maps; `limits` default to those of about 30 frames spread over the clip."""
-    limits = limits or preview_range(run)
-
-    def picture(row: Row) -> np.ndarray:
-        return preview_frame(run.image(row), run.depth(row), run.flow(row), limits)
-
-    images = each(picture, run.rows)
-    write_video(run.path / PREVIEW, images, fps)
-
-
-def preview_range(run: "RunFolder") -> Range:
-    """One range of colours for the whole clip."""
-    rows = run.rows[:: max(1, len(run.rows) // 30)]
-    depth = np.stack([run.depth(row)[::8, ::8] for row in rows])
-    flow = [np.linalg.norm(run.flow(row)[:, ::8, ::8], axis=0) for row in rows if row.flow]
-    return color_range(depth, np.stack(flow) if flow else np.ones(1))
 
 
 # ---------------------------------------------------------------- reading

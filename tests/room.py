@@ -7,10 +7,12 @@ import numpy as np
 import torch
 
 from glvid import claim, results
+from glvid.colors import color_range, preview_frame
 from glvid.exports.cloud import fuse
 from glvid.exports.ply import write_ply
 from glvid.formats import depth_scale
 from glvid.types import Intrinsics, Trajectory
+from glvid.video import write_video
 
 PLANES = ((1, 1.2), (2, 8.0), (0, -3.0))  # axis and offset: floor y = 1.2, back wall z = 8, left wall x = -3
 RADIUS = 0.7
@@ -115,7 +117,9 @@ def write_run(
     results.write_info(folder, info | {"status": "running"})
     run = results.open_run(folder, finished=False)
     if {"depth", "image"} <= set(keep):
-        results.write_preview(run, 25.0)
+        limits = color_range(truth.depth, np.hypot(*truth.flow.transpose(1, 0, 2, 3)))
+        panels = (preview_frame(run.image(row), run.depth(row), run.flow(row), limits) for row in run.rows)
+        write_video(folder / results.PREVIEW, panels, 25.0)
     write_ply(folder / results.SCENE, fuse(run))
     results.write_info(folder, info)
     claim.release(folder)

@@ -2,16 +2,17 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 
-from glvid import __version__, formats, refine, results
+from glvid import __version__, formats, refine, results, video
+from glvid.colors import Range, color_range, preview_frame
 from glvid.dense import adaptive_flow, full_depth
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
@@ -25,7 +26,9 @@ from glvid.predict import (
     working_size,
 )
 from glvid.types import GLOBAL_SHUTTER, Trajectory
-from glvid.warp import guided_upsample, resize, resize_flow
+from glvid.warp import guided_upsample, length, resize, resize_flow
+
+T = TypeVar("T")
 
 
 def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
@@ -43,8 +46,13 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
                 )
             )
     job.report.stage("write", len(rows))
-    for _ in each(partial(write_maps, job, decoded, rows, scale), in_turn(job, solved)):
-        job.report.advance(1)
+    limits = preview_range(decoded, solved) if {"depth", "image"} <= set(o.keep) else None
+    panels = advancing(job, each(partial(write_maps, job, decoded, rows, scale, limits), in_turn(job, solved)))
+    if limits is None:
+        for _ in panels:
+            pass
+    else:
+        video.write_video(job.out / results.PREVIEW, panels, frame_rate(decoded.times))
     K = chosen.intrinsics.to(torch.float64).resized(job.size)
     if job.given is not None and fixed(job):
         K = job.given.resized(job.size)
@@ -60,13 +68,9 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     results.write_info(job.out, info | {"status": "running"})
     run = results.open_run(job.out, finished=False)
     warnings = list(info["warnings"])
-    if {"depth", "image"} <= set(o.keep):
-        job.report.stage("preview and point cloud", None)
-        parts = (
-            lambda: results.write_preview(run, frame_rate(decoded.times)),
-            lambda: write_ply(job.out / results.SCENE, fuse(run, o.max_points)),
-        )
-        list(each(lambda part: part(), parts))
+    if limits is not None:
+        job.report.stage("point cloud", None)
+        write_ply(job.out / results.SCENE, fuse(run, o.max_points))
         if len(longest_shot(run)) < len(rows):
             warnings.append(f"{len(solved)} shots: scene.ply shows the longest one")
     job.clock.add("write", since)
@@ -96,15 +100,36 @@ def write_maps(
     decoded: Decoded,
     rows: list[results.Row],
     scale: float,
+    limits: Range | None,
     item: tuple[Solved, int, np.ndarray, np.ndarray | None],
-) -> None:
-    """Depth, flow, mask and image of one frame."""
+) -> np.ndarray | None:
+    """Depth, flow, mask and image of one frame; returns its picture of the preview, if there are limits for one."""
     s, n, here, after = item
     depth, moving = stored_maps(s, decoded, n, here)
     flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
     if flow is not None and job.options.refine != "none":
         flow = refined_flow(s, n, flow, (here, after), depth, moving)
     results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
+    return None if limits is None else preview_frame(here, depth, flow, limits)
+
+
+def advancing(job: Job, frames: Iterable[T]) -> Iterator[T]:
+    """The same, counted as progress."""
+    for frame in frames:
+        job.report.advance(1)
+        yield frame
+
+
+def preview_range(decoded: Decoded, solved: list[Solved]) -> Range:
+    """One range of colours for the whole clip, from about 30 depth maps and 10 pairs of frames."""
+    depth = np.concatenate([s.dense.depth[:: max(1, len(decoded.times) // 30), ::4, ::4].ravel() for s in solved])
+    inside = np.array([n for first, last in decoded.bounds() for n in range(first, last - 1)], int)
+    speed = np.ones(1)
+    if len(inside):
+        some = inside[:: max(1, len(inside) // 10)]
+        flow = dis_flow(decoded.images[some], decoded.images[some + 1])[:, :, ::4, ::4]
+        speed = length(flow).numpy() * decoded.size[0] / decoded.images.shape[2]
+    return color_range(depth, speed)
 
 
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
