@@ -164,7 +164,7 @@ def best_start(problem: Problem, only: bool) -> tuple[Problem, State, bool]:
     with the same focal length (10 %).
 
     only: start at the problem's own focal length alone. The starts are compared on SEARCH frames in the middle of long
-    shots, and on every second or third point where there are more than ENOUGH.
+    shots, and on one of several points where there are more than ENOUGH.
     """
     (n, points), base = problem.tracks.xy.shape[:2], problem.base
     first, every = max(0, (n - SEARCH) // 2), -(-points // ENOUGH)
