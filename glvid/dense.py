@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
-from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, voted
+from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, unsteadiness, voted
 from glvid.parallel import each
 from glvid.predict import Flows, Store, dense_size, in_memory
 from glvid.prior import INFORMATION, Standing, believed, standing, upheld
@@ -215,7 +215,8 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
     bounded = start * ratio.clamp(-NEARER, FARTHER).exp()
     worse = betrayed(image, (start, bounded), views, camera)
-    moving, torn = objects(errors, ratio, worse, views, 0 < n < len(shot) - 1)
+    unsteady = unsteadiness(views, start, camera, 0 < n < len(shot) - 1)
+    moving, torn = objects(errors, ratio, worse, unsteady, views)
     wrong = torch.maximum(torch.maximum(wrong, torn), left_out)
     sure = information / (information + INFORMATION) * (1 - wrong) ** 2
     share = nothing

@@ -22,7 +22,7 @@ WORSE = 0.02  # dissimilarity by which a moving object must look worse under rig
 LEAKS = 0.001  # dissimilarity by which the rigid scene is the better explanation
 SUSPECT, PROVEN = 0.75, 0.2  # excess from which pixels belong to an object; share of it whose colours must say so
 LEAST = 12  # px of refinement size that an object has
-SEEN, STEADY = 0.6, 0.25  # how visible an object is in neighbouring frames, at least; how unsteadily it moves, at most
+SEEN, STEADY = 0.5, 0.35  # how visible an object is in neighbouring frames, at least; how unsteadily it moves, at most
 ROUNDS, MAJORITY = 5, 0.4  # of `voted`; share of votes that decides
 BAND, BLEND = 2, 0.06  # px around an outline that may go over to the other side; difference of colour that separates
 
@@ -67,13 +67,13 @@ def objects(
     errors: Float[Tensor, "K 1 h w"],
     ratio: Float[Tensor, "1 h w"],
     worse: Float[Tensor, "1 h w"],
+    unsteady: Float32[np.ndarray, "h w"],
     views: Views,
-    between: bool,
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
-    """Probability that a pixel belongs to an object that moves on its own, of one frame, and that flow is torn there;
-    between: the frame has one on either side, the first two views.
+    """Probability that a pixel belongs to an object that moves on its own, of one frame, and that flow is torn there.
 
-    errors (px) of the depth that explains the flow best, at log `ratio` to the network's; worse: see `betrayed`.
+    errors (px) of the depth that explains the flow best, at log `ratio` to the network's; worse: see `betrayed`,
+    unsteady: `unsteadiness`.
     Connected pixels in excess of what errors usually come to (MOVES) are one object; it moves if a fair share of it is
     betrayed by its colours. An even surface betrays nothing, so single pixels cannot be asked. What hardly matches
     either way, or goes elsewhere than it came from, is flow gone wrong (near things in a drive), not an object: things
@@ -87,10 +87,10 @@ def objects(
     worse = F.avg_pool2d(worse[None], 3, 1, 1, count_include_pad=False)[0, 0]
     proof = torch.sigmoid((worse - WORSE) / (0.25 * WORSE)).numpy()
     area = facts[:, cv2.CC_STAT_AREA]
-    seen = views.visible[: 1 + between].mean((0, 1)).numpy()
+    seen = views.visible[:2].mean((0, 1)).numpy()
     share, seen, unsteady = (
         torch.from_numpy(np.bincount(label.ravel(), x.ravel(), count) / np.maximum(area, 1))
-        for x in (proof, seen, unsteadiness(views, between))
+        for x in (proof, seen, unsteady)
     )
     odd = ((share - PROVEN) / (0.2 * PROVEN)).sigmoid() * torch.from_numpy(area >= LEAST)
     odd[0] = 0  # what is not suspect
@@ -99,10 +99,17 @@ def objects(
     return moves.float()[label][None], (odd - moves).float()[label][None]
 
 
-def unsteadiness(views: Views, between: bool) -> Float32[np.ndarray, "h w"]:
-    """How far the motion from the last frame differs from that to the next, 0..1, 1 px being as good as nothing."""
-    go, came = views.flow[:1], -views.flow[1:2] if between else views.flow[:1]
-    return (length(go - came) / (length(go) + length(came) + 1))[0, 0].numpy()
+def unsteadiness(
+    views: Views, depth: Float[Tensor, "1 h w"], camera: Intrinsics, between: bool
+) -> Float32[np.ndarray, "h w"]:
+    """How far the motion from the last frame differs from that to the next, 0..1, 1 px being as good as nothing; by
+    as much as the camera's own motion differs, at this depth, it may."""
+    if not between:
+        return np.zeros(depth.shape[1:], np.float32)
+    rigid, _ = rigid_flow(depth.expand(2, 1, *depth.shape[-2:]), camera, views.there_T_here[:2])
+    own = (views.flow[:2] - views.as_seen(rigid)).sum(0, keepdim=True)
+    moved = length(views.flow[:2]).sum(0, keepdim=True)
+    return (length(own) / (moved + 1)).clamp(max=1)[0, 0].numpy()
 
 
 def voted(moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows) -> None:

@@ -271,7 +271,7 @@ def test_objects_are_whole(even):
     worse = M.betrayed(image, (wall, found), seen, lens)
 
     def moves(views, between=True):
-        return M.objects(errors, (found / wall).log(), worse, views, between)
+        return M.objects(errors, (found / wall).log(), worse, M.unsteadiness(views, wall, lens, between), views)
 
     p, torn = (x[0] > 0.5 for x in moves(seen))
     assert (p & true).sum() / (p | true).sum() > 0.8 and not torn.any()
@@ -284,7 +284,8 @@ def test_objects_are_whole(even):
     at_rest = replace(seen, flow=flow.clone().index_fill_(1, torch.tensor([1]), 0.0))
     at_rest.flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
     found, _, errors = D.triangulate(wall, at_rest, lens)
-    still = M.objects(errors, (found / wall).log(), M.betrayed(image, (wall, found), at_rest, lens), at_rest, True)
+    worse = M.betrayed(image, (wall, found), at_rest, lens)
+    still = moves(at_rest)
     assert max(x.max() for x in still) < 0.1
 
 
