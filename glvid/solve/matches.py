@@ -14,7 +14,7 @@ from glvid.types import Shot
 from glvid.warp import sample_at, texture_of
 
 CONTRAST = 0.005**2  # squared brightness change per px (a grey level or so) along which matches are half believed
-CHUNK = 24  # anchor frames handled at once: bounds memory, and gives every core some
+CHUNK = 40  # anchor frames handled at once: bounds memory
 
 
 @dataclass(frozen=True)
