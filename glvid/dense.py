@@ -312,14 +312,14 @@ def adaptive_flow(
     over 10x10 px, since one pixel alone matches by chance. Rigid flow that leads far out of the picture is not taken:
     a depth that comes so near the camera is mostly wrong.
     """
-    half = (-(-rigid.shape[3] // 2), -(-rigid.shape[2] // 2))
+    half = (-(-rigid.shape[3] // 2), -(-rigid.shape[2] // 2))  # large enough to compare at
     a, b = (resize(image.mean(1, keepdim=True), half) for image in (here, there))
-    unlike = [F.avg_pool2d(dissimilarity(a, warp(b, resize_flow(f, half))[0]), 5, 1, 2) for f in (seen, rigid)]
-    better = resize(unlike[0] - unlike[1], (rigid.shape[3], rigid.shape[2]))
-    size = rigid.new_tensor([rigid.shape[3], rigid.shape[2]])[:, None, None]
-    reach = ((pixel_grid((rigid.shape[3], rigid.shape[2]), rigid) + rigid) / size - 0.5).abs().amax(1, keepdim=True)
-    share = torch.sigmoid((better + TIE) / TIE) * (1 - moving) * (reach < 0.5 + OUTSIDE)
-    return share * rigid + (1 - share) * seen
+    flows = [resize_flow(f, half) for f in (seen, rigid)]
+    unlike = [F.avg_pool2d(dissimilarity(a, warp(b, f)[0]), 5, 1, 2) for f in flows]
+    size = rigid.new_tensor(half)[:, None, None]
+    reach = ((pixel_grid(half, rigid) + flows[1]) / size - 0.5).abs().amax(1, keepdim=True)
+    share = torch.sigmoid((unlike[0] - unlike[1] + TIE) / TIE) * (reach < 0.5 + OUTSIDE)
+    return seen + resize(share, (rigid.shape[3], rigid.shape[2])) * (1 - moving) * (rigid - seen)
 
 
 def steadied(shot: Shot, solution: Solution, flows: Flows, store: Store) -> Float32[np.ndarray, "N h w"]:

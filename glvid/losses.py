@@ -122,7 +122,7 @@ def _best_source(s: Float[Tensor, "P 1 H W"], i: Int[Tensor, " P"], frames: int)
     return s.new_full((frames, *s.shape[1:]), ABSENT).scatter_reduce(0, index, s, "amin")
 
 
-def observe(images: Float[Tensor, "N 3 H W"], pairs: Pairs) -> Evidence:
+def observe(images: Float[Tensor, "N C H W"], pairs: Pairs) -> Evidence:
     """Visibility, and how well an unwarped and a flow-warped source explains each target."""
     targets, sources = images[pairs.i], images[pairs.j]
     with torch.no_grad():
@@ -234,7 +234,7 @@ def flow_consistency(
     return _mean(_charbonnier(flow_ij + back, 1, 0.1), weight * inside)
 
 
-def _curvature(x: Float[Tensor, "B C H W"], image: Float[Tensor, "B 3 H W"]) -> Tensor:
+def _curvature(x: Float[Tensor, "B C H W"], image: Float[Tensor, "B G H W"]) -> Tensor:
     """Edge-aware second difference: mean of |x'' | exp(-10 |I'|) over both axes (edge factor of TrianFlow)."""
     total = x.new_zeros(())
     for dim in (-1, -2):
@@ -246,7 +246,7 @@ def _curvature(x: Float[Tensor, "B C H W"], image: Float[Tensor, "B 3 H W"]) -> 
     return total / 2
 
 
-def depth_smoothness(depth: Float[Tensor, "N 1 H W"], image: Float[Tensor, "N 3 H W"]) -> Tensor:
+def depth_smoothness(depth: Float[Tensor, "N 1 H W"], image: Float[Tensor, "N C H W"]) -> Tensor:
     """Edge-aware curvature of mean-normalised inverse depth (GLNet, smoothness; normalised as in Wang et al. 2018).
 
     Second order: inverse depth is linear in the image on every plane, so slanted floors and walls are not flattened.
@@ -289,7 +289,7 @@ def prior_camera(offset: CameraOffset) -> Tensor:
 
 
 def total(
-    images: Float[Tensor, "N 3 H W"],
+    images: Float[Tensor, "N C H W"],
     depth: Float[Tensor, "N 1 H W"],
     pairs: Pairs,
     intrinsics: Intrinsics,

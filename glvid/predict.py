@@ -95,10 +95,11 @@ def fine_dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
 
     def matched(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         dis = medium_dis()
+        dis.setVariationalRefinementIterations(1)  # where it starts from need not be smooth
         coarse = dis.calc(a, b, None)
         dis.setCoarsestScale(0)
         dis.setFinestScale(0)
-        dis.setPatchStride(4)
+        dis.setPatchStride(5)
         dis.setGradientDescentIterations(5)
         dis.setVariationalRefinementIterations(3)
         return dis.calc(a, b, coarse)

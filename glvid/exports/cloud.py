@@ -32,7 +32,7 @@ STATIC = 0.3  # probability of moving below which a pixel is static: a missing p
 FAR = 10.0  # median depths; what lies beyond (sky, horizon) has no parallax to speak of
 BEND = 0.04  # relative second difference of inverse depth: 0 on any plane, large on a depth edge
 GRAZING = 0.05  # cosine between ray and normal, below which a pixel hangs between two surfaces
-PENDING = 1_000_000  # points collected before they are merged into the voxels
+PENDING = 2_000_000  # points collected before they are merged into the voxels
 CELLS = 1 << 21  # voxels along an axis: three coordinates make one 63-bit key
 
 
@@ -51,7 +51,7 @@ class Voxels:
     """Sums over the points that fell into each occupied voxel."""
 
     keys: Int[np.ndarray, " V"]  # ascending
-    sums: Float64[np.ndarray, "V 6"]  # x y z red green blue
+    sums: Float64[np.ndarray, "6 V"]  # x y z red green blue
     counts: Float64[np.ndarray, " V"]
 
 
@@ -69,7 +69,7 @@ def fuse(run: RunFolder, max_points: int = MAX_POINTS) -> Cloud:
     reach = 2 * np.abs(run.trajectory().world_T_cam[rows, :3, 3]).max()
     edge = 100 * FAR * middle + reach  # the voxel grid spans +-edge
     cell = max(middle * stride / float(run.intrinsics.focal.min()), 2 * edge / CELLS)
-    voxels, pending = Voxels(np.empty(0, np.int64), np.empty((0, 6)), np.empty(0)), []
+    voxels, pending = Voxels(np.empty(0, np.int64), np.empty((6, 0)), np.empty(0)), []
     for points in each(
         lambda known: consistent_points(*known), surrounded(views(run, rows, FAR * middle, stride), REACH)
     ):
@@ -77,8 +77,8 @@ def fuse(run: RunFolder, max_points: int = MAX_POINTS) -> Cloud:
         if sum(map(len, pending)) > PENDING:
             voxels, cell = _merged(voxels, np.concatenate(pending), edge, cell, max_points)
             pending = []
-    voxels, _ = _merged(voxels, np.concatenate([*pending, np.empty((0, 6))]), edge, cell, max_points)
-    means = voxels.sums / voxels.counts[:, None]
+    voxels, _ = _merged(voxels, np.concatenate([*pending, np.empty((0, 6), np.float32)]), edge, cell, max_points)
+    means = (voxels.sums / voxels.counts).T
     return Cloud(means[:, :3].astype(np.float32), np.rint(means[:, 3:]).astype(np.uint8))
 
 
@@ -166,7 +166,7 @@ def surrounded(items: Iterable[T], reach: int) -> Iterator[tuple[T, list[T]]]:
 # ---------------------------------------------------------------- points
 
 
-def consistent_points(view: View, others: list[View]) -> Float[np.ndarray, "N 6"]:
+def consistent_points(view: View, others: list[View]) -> Float32[np.ndarray, "N 6"]:
     """World position and colour of the pixels that other views confirm; of all if there is no other."""
     known = np.isfinite(view.inverse)
     v, u = np.nonzero(known)
@@ -180,7 +180,7 @@ def consistent_points(view: View, others: list[View]) -> Float[np.ndarray, "N 6"
         through += ratio < 1 - TOLERANCE
         seen += np.isfinite(ratio)
     kept = (agree >= seen.clip(1, 2)) & (agree > through) if others else np.ones(len(points), bool)
-    return np.concatenate([points[kept], view.image[known][kept]], 1)
+    return np.concatenate([points[kept], view.image[known][kept]], 1, dtype=np.float32)
 
 
 def seen_ratio(points: Float64[np.ndarray, "N 3"], view: View) -> Float[np.ndarray, " N"]:
@@ -208,11 +208,11 @@ def _merged(
     """Points added to the voxels; while there are more than `most`, cells grow by 2^(1/3) (twice the volume)."""
     points = points[(np.abs(points[:, :3]) < edge).all(1)]
     keys = np.concatenate([voxels.keys, _keys(points, edge, cell)])
-    sums = np.concatenate([voxels.sums, points])
+    sums = np.concatenate([voxels.sums, points.T], 1)
     voxels = _summed(keys, sums, np.concatenate([voxels.counts, np.ones(len(points))]))
     while len(voxels.keys) > most:
         cell *= 2 ** (1 / 3)
-        means = voxels.sums / voxels.counts[:, None]
+        means = (voxels.sums / voxels.counts).T
         voxels = _summed(_keys(means, edge, cell), voxels.sums, voxels.counts)
     return voxels, cell
 
@@ -223,11 +223,11 @@ def _keys(points: Float[np.ndarray, "N 6"], edge: float, cell: float) -> Int[np.
 
 
 def _summed(keys: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> Voxels:
-    order = np.argsort(keys, kind="stable")
-    unique, start = np.unique(keys[order], return_index=True)
-    if not len(unique):
-        return Voxels(unique, sums, counts)
-    return Voxels(unique, np.add.reduceat(sums[order], start), np.add.reduceat(counts[order], start))
+    unique, of = np.unique(keys, return_inverse=True)
+    found = np.empty((len(sums), len(unique)))
+    for row, column in zip(found, sums, strict=True):
+        row[:] = np.bincount(of, column, len(unique))
+    return Voxels(unique, found, np.bincount(of, counts, len(unique)))
 
 
 # ---------------------------------------------------------------- what Open3D adds

@@ -139,6 +139,6 @@ def starting_camera(job: Job, decoded: Decoded) -> Intrinsics:
     if job.given is not None:
         return job.given.resized(small).to(torch.float32)
     inside = [n for a, b in decoded.bounds() for n in range(a, b - 1)]
-    pairs = np.array(inside or [0])[:: max(1, len(inside) // 16)]
+    pairs = np.array(inside or [0])[:: max(1, len(inside) // 8)]
     after = np.minimum(pairs + 1, len(decoded.times) - 1)
     return predict_camera(job.networks.camera, decoded.images[pairs], decoded.images[after], job.size, job.device)
