@@ -90,10 +90,11 @@ class _Box3(torch.autograd.Function):
         return _Box3._taps(_Box3._taps(grad, -2, 1), -1, 1).div_(9)
 
 
-def dissimilarity(a: Float[Tensor, "B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
+def dissimilarity(a: Float[Tensor, "#B C H W"], b: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 H W"]:
     """s = 0.85 (1 - SSIM) / 2 + 0.15 |a - b| per pixel, in 0..1 (GLNet's weighted SSIM + L1; constants of Monodepth2).
 
-    SSIM over reflect-padded 3x3 windows, mean over channels; images 0..1, at least 2 px wide and high.
+    SSIM over reflect-padded 3x3 windows, mean over channels; images 0..1, at least 2 px wide and high. a may be one
+    image for all of b.
     """
     box = _Box3.apply
     ma, mb = box(a), box(b)

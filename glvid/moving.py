@@ -54,13 +54,12 @@ def betrayed(
     colours as well.
     """
     there = views.images.mean(1, keepdim=True)
-    same = image.mean(0).expand_as(there)
-    flowed = dissimilarity(same, warp(there, views.flow)[0])
+    same = image.mean(0)[None, None]
     rigid = []
     for depth in depths:
-        flow, _ = rigid_flow(depth.expand(len(same), 1, *depth.shape[-2:]), camera, views.there_T_here)
+        flow, _ = rigid_flow(depth.expand(len(there), 1, *depth.shape[-2:]), camera, views.there_T_here)
         rigid.append(dissimilarity(same, warp(there, views.as_seen(flow))[0]))
-    return median_seen(torch.stack(rigid).amin(0) - flowed, views.visible)
+    return median_seen(torch.stack(rigid).amin(0) - views.unlike, views.visible)
 
 
 def objects(

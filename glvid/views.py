@@ -12,7 +12,7 @@ from glvid.geometry import inverse, rolled_flow
 from glvid.losses import dissimilarity
 from glvid.predict import Flows, dense_size
 from glvid.types import GLOBAL_SHUTTER, Shot, Solution
-from glvid.warp import resize, texture_of, visibility, warp
+from glvid.warp import resize, resize_flow, texture_of, visibility, warp
 
 ALIKE = 0.08  # dissimilarity of two matched pixels at which the match is half trusted
 
@@ -26,6 +26,7 @@ class Views:
     flow: Float[Tensor, "K 2 h w"]
     visible: Float[Tensor, "K 1 h w"]
     there_T_here: Float[Tensor, "K 4 4"]
+    unlike: Float[Tensor, "K 1 h w"]  # dissimilarity of what flow matches
     rolled: Float[Tensor, "K 2 h w"] | None = None  # what a rolling shutter adds to the flow of what rests
 
     def as_seen(self, rigid: Float[Tensor, "k 2 h w"]) -> Float[Tensor, "k 2 h w"]:
@@ -67,12 +68,18 @@ def views_of(shot: Shot, solution: Solution, flows: Flows, n: int, offsets: Sequ
     trusted = visible.mean((1, 2, 3), keepdim=True) > 0.3  # where motion is too fast for flow, agreement is chance
     there_T_here = inverse(solution.world_T_cam[others]) @ solution.world_T_cam[n]
     images = flows.images([n, *others])
-    image, images = images[:1], images[1:]
-    here, there = (x.mean(1, keepdim=True) for x in (image, images))
-    unlike = dissimilarity(here.expand_as(there), warp(there, go)[0])
+    image, images = images[0], images[1:]
+    unlike = matched_unlikeness(image, images, go)
     visible = visible * torch.sigmoid((ALIKE - unlike) / (0.2 * ALIKE))
     rolled = rolled_flow_of(shot, solution, n, others, dense_size(shot.size))
-    return Views(texture_of(image[0]), images, go, visible * trusted, there_T_here.float(), rolled)
+    return Views(texture_of(image), images, go, visible * trusted, there_T_here.float(), unlike, rolled)
+
+
+def matched_unlikeness(
+    image: Float[Tensor, "3 h w"], images: Float[Tensor, "K 3 h w"], flow: Float[Tensor, "K 2 h w"]
+) -> Float[Tensor, "K 1 h w"]:
+    """Dissimilarity, in grey, of an image and what `flow` matches it with in others."""
+    return dissimilarity(image.mean(0)[None, None], warp(images.mean(1, keepdim=True), flow)[0])
 
 
 def rolled_flow_of(
@@ -81,6 +88,8 @@ def rolled_flow_of(
     """`rolled_flow` of frame n at a size, at the network's depth; None for a global shutter."""
     if abs(solution.readout) < GLOBAL_SHUTTER:
         return None
-    depth = 1 / resize(1 / dense_prior(shot, solution, n)[None], size)[0]
+    half = (size[0] // 2, size[1] // 2)  # it is smooth
+    depth = 1 / resize(1 / dense_prior(shot, solution, n)[None], half)[0]
     poses = inverse(solution.world_T_cam)
-    return rolled_flow(depth, solution.intrinsics.resized(size), poses, n, others, solution.readout)
+    rolled = rolled_flow(depth, solution.intrinsics.resized(half), poses, n, others, solution.readout)
+    return resize_flow(rolled, size)

@@ -68,20 +68,21 @@ def resize_flow(flow: Float[Tensor, "B 2 H W"], size: tuple[int, int]) -> Float[
 
 def _box(x: Tensor, radius: int) -> Tensor:
     """Mean over a (2 radius + 1) window, borders counted by what is there."""
-    k = 2 * radius + 1
-    return F.avg_pool2d(x, k, 1, radius, count_include_pad=False)
+    k = 2 * radius + 1  # rows, then columns: 2 k instead of k^2 taps
+    rows = F.avg_pool2d(x, (k, 1), 1, (radius, 0), count_include_pad=False)
+    return F.avg_pool2d(rows, (1, k), 1, (0, radius), count_include_pad=False)
 
 
 def guided_upsample(
     x: Float[Tensor, "B C h w"],
-    guide: Float[Tensor, "B 3 H W"],
+    guide: Float[Tensor, "#B 3 H W"],
     radius: int = 2,
     eps: float = 1e-3,
 ) -> Float[Tensor, "B C H W"]:
     """Edge-aware upsampling of `x` to the guide's size: fast guided filter (He and Sun 2015, eq. 3-6), grey guide.
 
     x is fitted as a local linear function of the guide at low resolution; the coefficients are brought up and applied
-    to the full-resolution guide, so that edges of x follow edges of the image.
+    to the full-resolution guide, so that edges of x follow edges of the image. One guide may serve all of x.
     """
     size = (guide.shape[-1], guide.shape[-2])
     grey = guide.mean(1, keepdim=True)

@@ -27,6 +27,12 @@ def room():
     return rendered_shot()
 
 
+def seen_by(image, images, flow, there_T_here):
+    """Views in which all is visible."""
+    unlike = V.matched_unlikeness(image, images, flow)
+    return V.Views(V.texture_of(image), images, flow, torch.ones_like(unlike), there_T_here, unlike)
+
+
 def camera() -> Intrinsics:
     return Intrinsics.from_fov(60, SIZE)
 
@@ -36,7 +42,14 @@ def test_triangulation_is_exact_for_exact_flow():
     depth = (3 + x + 0.5 * y)[None]
     there_T_here = se3_exp(torch.tensor([[0.2, 0, 0, 0, 0.02, 0], [-0.1, 0.1, 0.1, 0.01, 0, 0]]))
     flow = torch.cat([rigid_flow(depth[None], camera(), T[None])[0] for T in there_T_here])
-    views = V.Views(torch.ones(3, 64, 96), torch.zeros(2, 3, 64, 96), flow, torch.ones(2, 1, 64, 96), there_T_here)
+    views = V.Views(
+        torch.ones(3, 64, 96),
+        torch.zeros(2, 3, 64, 96),
+        flow,
+        torch.ones(2, 1, 64, 96),
+        there_T_here,
+        torch.zeros(2, 1, 64, 96),
+    )
     found, information, errors = D.triangulate(torch.full_like(depth, 5.0), views, camera(), sigma_depth=100.0)
     assert (found / depth - 1).abs().max() < 1e-3 and errors.max() < 1e-2 and (information > 0).all()
 
@@ -48,6 +61,7 @@ def test_triangulation_keeps_the_start_where_nothing_is_seen():
         torch.zeros(1, 2, 64, 96),
         torch.zeros(1, 1, 64, 96),
         torch.eye(4)[None],
+        torch.zeros(1, 1, 64, 96),
     )
     start = torch.rand(1, 64, 96) + 1
     found, information, _ = D.triangulate(start, views, camera())
@@ -91,7 +105,7 @@ def test_a_pole_that_flow_misses_is_swept_up():
     for pole in (True, False):
         image = passing(0, pole)
         images = torch.stack([passing(k, pole) for k in steps])
-        views = V.Views(V.texture_of(image), images, flow, torch.ones(4, 1, 64, 96), there_T_here)
+        views = seen_by(image, images, flow, there_T_here)
         near, found = D.sweep(wall, wall, image, views, camera)
         if pole:
             assert found[0][at_pole].mean() > 0.8 and (near[0][at_pole] / 2).log().abs().median() < 0.05
@@ -114,9 +128,7 @@ def test_what_flow_explains_is_not_swept():
     flow = torch.zeros(4, 2, 64, 96)
     flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
     flow[:, :, 24:40, 40:56] = torch.tensor([[0.0, 6 * k] for k in steps])[:, :, None, None]
-    views = V.Views(
-        V.texture_of(falling(0)), torch.stack([falling(k) for k in steps]), flow, torch.ones(4, 1, 64, 96), there_T_here
-    )
+    views = seen_by(falling(0), torch.stack([falling(k) for k in steps]), flow, there_T_here)
     wall = torch.full((1, 64, 96), 10.0)
     _, found = D.sweep(wall, wall, falling(0), views, camera)
     assert found[0, 26:38, 42:54].max() < 0.1
@@ -265,7 +277,7 @@ def test_objects_are_whole(even):
     for k, step in enumerate(steps):
         flow[k, :, true] = torch.tensor([[0.0], [6.0 * step]])
     image, images = falling_square(0, even), torch.stack([falling_square(k, even) for k in steps])
-    seen = V.Views(V.texture_of(image), images, flow, torch.ones(4, 1, 64, 96), there_T_here)
+    seen = seen_by(image, images, flow, there_T_here)
     wall = torch.full((1, 64, 96), 10.0)
     found, _, errors = D.triangulate(wall, seen, lens)
     worse = M.betrayed(image, (wall, found), seen, lens)

@@ -34,6 +34,7 @@ from glvid.infer.write import write
 from glvid.predict import (
     Flows,
     chosen_device,
+    chosen_precision,
     predict_camera,
     working_size,
 )
@@ -59,7 +60,8 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     masks = given.mask_files(options.masks, clip)
     given.checked_masks(masks, size, options.mask_polarity)
     device = chosen_device(options.device)
-    networks = load_networks(options, device)
+    precision = chosen_precision(options.precision, device)
+    networks = load_networks(options, device, precision)
     expected = results.estimate(
         clip.frames or 1, size, options.keep, options.flow_format, options.max_points, working_size(size)
     )
@@ -68,7 +70,7 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
             report.note(f"{out}: already done")
             return results.read_info(out)
         results.check_space(out, expected)
-        job = Job(clip, out, options, report, networks, device, size, camera, undistort, masks, Clock())
+        job = Job(clip, out, options, report, networks, device, precision, size, camera, undistort, masks, Clock())
         try:
             return job_done(job)
         except torch.OutOfMemoryError as error:

@@ -84,8 +84,7 @@ def timed(items: Iterator, clock: Clock, stage: str) -> Iterator:
 def predicted(job: Job, batch: list[np.ndarray]) -> np.ndarray:
     """Depth of a batch of working images."""
     since = time.perf_counter()
-    bf16 = job.options.precision == "bf16" or (job.options.precision == "auto" and job.device.startswith("cuda"))
-    with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=bf16):
+    with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=job.precision == "bf16"):
         depth = predict_depth(job.networks.depth, np.stack(batch), job.device)
     job.clock.add("predict", since)
     return depth.astype(np.float32)

@@ -131,6 +131,7 @@ class Job:
     report: Report
     networks: Networks
     device: str
+    precision: str  # of the networks: fp32 or bf16
     size: tuple[int, int]
     given: Intrinsics | None  # in source px
     undistort: Callable[[np.ndarray], np.ndarray] | None
@@ -143,7 +144,7 @@ def fixed(job: Job) -> bool:
     return job.given is not None and (job.options.fix_intrinsics or job.options.refine == "none")
 
 
-def load_networks(options: InferOptions, device: str) -> Networks:
+def load_networks(options: InferOptions, device: str, precision: str) -> Networks:
     """Depth, camera and, if asked for, flow network."""
     depth, depth_facts = weights.load(options.depth_model or "depth-small", "depth", device)
     camera, camera_facts = weights.load("camera-small", "camera", device)
@@ -152,7 +153,7 @@ def load_networks(options: InferOptions, device: str) -> Networks:
     if options.flow == "net":
         net, facts["flow"] = weights.load("flow-small", "flow", device)
         flow = net_flow(net, device)
-    if options.precision == "bf16" or (options.precision == "auto" and device.startswith("cuda")):
+    if precision == "bf16":
         depth, camera = depth.to(memory_format=torch.channels_last), camera.to(memory_format=torch.channels_last)
     return Networks(
         depth, camera, flow, {k: {n: f[n] for n in ("name", "sha256", "licence")} for k, f in facts.items()}

@@ -195,7 +195,7 @@ def record(
         | {"frames": len(decoded.times), "lost": decoded.lost, "duration_s": job.clip.duration},
         "options": stated["options"],
         "device": job.device,
-        "precision": job.options.precision,
+        "precision": job.precision,
         "models": stated["models"],
         "refine": refined | {"seconds": round(job.clock.seconds["refine"], 3) if steps else 0.0},
         "depth": results.depth_record(job.size, scale, "scene", "none: depth and path share one unknown scale"),

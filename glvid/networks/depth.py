@@ -36,7 +36,7 @@ class Join(nn.Module):
 
 
 class Head(nn.Module):
-    """Features to logits in float32: the bias is added there, because bfloat16 has steps of 3 % at its size."""
+    """Features to logits in float32, because bfloat16 has steps of 3 % at the size of the bias."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -44,8 +44,9 @@ class Head(nn.Module):
         nn.init.normal_(self.conv.weight, std=1e-3)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N H W"]:
-        y = F.conv2d(F.relu(self.norm(x)), self.conv.weight, padding=1)
-        return y.float() + self.conv.bias[:, None, None]
+        x = F.relu(self.norm(x)).float()
+        with torch.autocast(x.device.type, enabled=False):
+            return F.conv2d(x, self.conv.weight.float(), self.conv.bias.float(), padding=1)
 
 
 class DepthNet(nn.Module):

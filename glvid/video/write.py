@@ -55,7 +55,7 @@ def _refusals(path: Path) -> Iterator[None]:
 
 def _h264(output: av.container.OutputContainer, shape: tuple[int, ...], rate: Fraction) -> av.VideoStream:
     """An H.264 stream for images of `shape` (H, W, 3), sides rounded up to even."""
-    stream = output.add_stream("libx264", rate=rate, options={"crf": "18", "preset": "veryfast"})
+    stream = output.add_stream("libx264", rate=rate, options={"crf": "20", "preset": "ultrafast"})
     stream.height, stream.width = (n + n % 2 for n in shape[:2])
     stream.pix_fmt = "yuv420p"
     context = stream.codec_context
