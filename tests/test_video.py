@@ -597,6 +597,17 @@ def test_motion_and_flashes_are_no_cuts_other_pictures_are():
     assert video.cut_score(blank, blank) < video.CUT
 
 
+def test_what_rushes_by_is_no_cut_while_the_scene_behind_goes_on():
+    """Three quarters of the picture are new in every frame, the middle moves slowly; a splice is one, to black too."""
+    a, b = pan(2, (320, 180), seed=1)[:2]
+    for k, image in enumerate((a, b)):
+        new = pan(1, (320, 180), seed=20 + k)[0]
+        image[:, :118], image[:, 202:] = new[:, :118], new[:, 202:]
+    assert video.cut_score(a, b) > video.CUT and not video.is_cut(a, b)
+    other, blank = pan(1, (320, 180), seed=9)[0], np.zeros_like(a)
+    assert video.is_cut(a, other) and video.is_cut(a, blank) and video.is_cut(blank, a) and not video.is_cut(a, a)
+
+
 @pytest.mark.skipif(not WILD.is_dir(), reason="needs the shared clips")
 def test_fast_handheld_clips_have_no_cut_and_their_splice_has_one():
     ends = []

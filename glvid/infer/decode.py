@@ -45,7 +45,7 @@ def decode(job: Job, files: list[Path]) -> Decoded:
                 continue
             frame, image = item
             now = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-            if before is None or video.cut_score(before, now) > video.CUT:
+            if before is None or video.is_cut(before, now):
                 first.append(len(times))
             before = now
             indices.append(frame.index), times.append(frame.time), names.append(frame.name)

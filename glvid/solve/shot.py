@@ -21,6 +21,7 @@ from glvid.solve.bundle import (
     reduce,
     reproject,
 )
+from glvid.solve.gaps import bridged
 from glvid.solve.matches import CHUNK, Tracks, tracks
 from glvid.solve.starts import portion, resting, start, thickened, thinned
 from glvid.solve.welds import welded
@@ -210,13 +211,19 @@ def solution(
     t = problem.tracks
     log_scale = -(state.log_rho + t.depth.log()).double().median(dim=1).values  # path unit per network unit, each frame
     unit = log_scale.median() if carried is None else log_scale.new_zeros(())
-    world_T_cam = inverse(state.cam_T_world).clone()
+    cam_T_world, missing = bridged(problem, state)
+    world_T_cam = inverse(cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
     turned, parallax = turning_alone(problem, state)
     readout = float(state.readout)
     if abs(readout) < 2 * sigmas(problem, state)[1]:
         readout = 0.0  # as far as this shot tells
     warnings = []
+    if missing:
+        lost = sum(b - a for a, b in missing)
+        warnings.append(
+            f"{lost} steps between frames cannot be told (blur, or nothing rests): the path is bridged there"
+        )
     if parallax < PARALLAX:
         warnings.append("the camera turns but hardly changes place: depth comes from the network alone")
         world_T_cam = inverse(turned.cam_T_world).clone()

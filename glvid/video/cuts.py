@@ -2,27 +2,47 @@
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from glvid.video.pictures import Rgb
+from glvid.warp import visibility
 
 # 22 real clips: frames in sequence score at most 0.38, also with one exposed 0.3 to 3 times as long; splices 0.48 up
 CUT = 0.43
 LONG = 96  # px, long side at which frames are compared
 BLOCK = 16  # px, also how far a block is searched for: a sixth of the picture
+FOLLOWED = 0.25  # share of pixels that flow leads there and back: 0.57 where a street rushes by, 0.11 at most at a cut
 FLAT = 3.0  # grey levels; blocks of a smaller standard deviation match anywhere
 
 
+def is_cut(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Does a hard cut lie between two consecutive frames of one size? See `cut_score`; and flow cannot follow: things
+    so near that they cross the picture from one frame to the next are unlike, but behind them the scene goes on."""
+    return cut_score(a, b) > CUT and (_blank(a) != _blank(b) or _followed(a, b) < FOLLOWED)
+
+
+def _followed(a: Rgb, b: Rgb) -> float:
+    """Share of the pixels of `a` that flow (DIS) leads to `b` and back."""
+    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in (a, b)]
+    there, back = (torch.from_numpy(dis.calc(x, y, None)).permute(2, 0, 1)[None] for x, y in (grey, reversed(grey)))
+    return float(visibility(there, back).mean())
+
+
+def _blank(image: Rgb) -> bool:
+    return bool(image.std((0, 1)).max() < FLAT)
+
+
 def cut_score(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> float:
-    """How unlike two consecutive frames are, about 0 to 1; a hard cut lies between them where it exceeds `CUT`.
+    """How unlike two consecutive frames are, about 0 to 1; a hard cut mostly lies between them where it exceeds `CUT`.
 
     Flashes and exposure steps do not count: the frames are compared with the tones of one matched to the other's,
     either way, and the smaller difference holds. Fast motion does not count: see `_difference`. Between a picture and
     a blank frame lies a cut.
     """
     a, b = _small(a, a.shape), _small(b, a.shape)
-    blank = [x.std((0, 1)).max() < FLAT for x in (a, b)]
-    if blank[0] != blank[1]:
+    if _blank(a) != _blank(b):
         return 1.0
     return min(_difference(_toned(a, b), b), _difference(a, _toned(b, a)))
 

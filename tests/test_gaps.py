@@ -1,0 +1,106 @@
+"""Paths across frames in which nothing can be seen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_solve import problem
+
+from glvid.geometry import inverse, se3_exp, se3_log
+from glvid.solve import bundle
+from glvid.solve.gaps import bridged, gaps, leaps
+
+
+def steps(G):
+    return se3_log(G[1:] @ inverse(G[:-1]))
+
+
+def blurred(p, frames, seen=()):
+    """Matches from and to some frames replaced by chance; those of the pairs in `seen` are kept."""
+    target, g = p.tracks.target.clone(), torch.Generator().manual_seed(0)
+    for n in range(len(target)):
+        for k, o in enumerate(p.tracks.offsets):
+            if (n in frames or n + o in frames) and (n, n + o) not in seen:
+                target[n, k] = 50 * torch.rand(target[n, k].shape, generator=g)
+    return replace(p, tracks=replace(p.tracks, target=target))
+
+
+def leaping(state, frames, far):
+    """The path with a leap sideways at every one of `frames`; `far`: what comes later stays where the leap has led."""
+    G, leap = state.cam_T_world.clone(), torch.eye(4, dtype=torch.float64)
+    leap[0, 3] = 3.0
+    for n in frames:
+        there = slice(n, None if far else n + 1)
+        G[there] = G[there] @ leap
+    return replace(state, cam_T_world=G)
+
+
+def test_runs_of_untold_steps_are_gaps():
+    told = torch.tensor([True, False, False, True, False, True, True])
+    assert gaps(told, 0) == [(1, 3), (4, 5)] and gaps(told, 2) == [(2, 3), (4, 5)] and gaps(~told[:0], 0) == []
+
+
+def test_a_step_far_longer_or_turning_far_more_than_its_neighbours_is_a_leap():
+    twist = torch.zeros(10, 6, dtype=torch.float64)
+    twist[:, 0], twist[:, 4] = 0.1, 0.02
+    twist[3, 0], twist[6, 4] = 0.3, 0.08
+    G = [torch.eye(4, dtype=torch.float64)]
+    for step in se3_exp(twist):
+        G.append(step @ G[-1])
+    assert leaps(torch.stack(G), 1.0).nonzero()[:, 0].tolist() == [3, 6]
+    assert leaps(torch.stack(G), 100.0).nonzero()[:, 0].tolist() == [6]  # trembling of a scene so far away
+
+
+def test_a_path_that_is_told_stays():
+    p, state = problem()
+    path, found = bridged(p, state)
+    assert found == [] and torch.equal(path, state.cam_T_world)
+
+
+def test_over_a_gap_the_camera_goes_on_as_before():
+    p, state = problem()
+    path, found = bridged(blurred(p, (5, 6)), leaping(state, (5, 6, 7), far=True))
+    assert found == [(4, 7)]
+    true, now = (steps(x)[:, :3] for x in (state.cam_T_world, path))
+    assert torch.equal(path[:5], state.cam_T_world[:5])
+    assert torch.allclose(now[7:], true[7:], atol=1e-9)  # behind the gap only the place changes
+    usual = torch.cat([true[1:4], true[7:10]]).norm(dim=1)
+    assert (now[4:7].norm(dim=1) < 1.5 * usual.max()).all()
+    assert (steps(leaping(state, (5,), far=True).cam_T_world)[4, :3].norm() > 5 * usual.max()).all()
+
+
+def test_in_a_gap_the_camera_turns_as_the_picture_does():
+    p, state = problem()
+    R = se3_exp(torch.tensor([[0.0, 0, 0, 0.05, -0.15, 0.02]], dtype=torch.float64))[0, :3, :3]
+    r = torch.cat([(p.tracks.xy[5] - p.base.center) / p.base.focal, torch.ones(80, 1)], 1) @ R.T.float()
+    target = p.tracks.target.clone()
+    target[5, 0] = r[:, :2] / r[:, 2:] * p.base.focal + p.base.center
+    target[5, 0, :20] = 0.0  # some match nothing
+    path, found = bridged(replace(p, tracks=replace(p.tracks, target=target)), leaping(state, (6,), far=True))
+    assert found == [(5, 6)]
+    assert torch.allclose((path[6] @ inverse(path[5]))[:3, :3], R, atol=1e-4)
+    assert torch.allclose(steps(path)[6:], steps(state.cam_T_world)[6:], atol=1e-9)
+
+
+@pytest.mark.parametrize("held", [1, 9])
+def test_both_ends_stay_where_a_pair_across_is_told(held):
+    p, state = problem()
+    p = replace(blurred(p, (6,), seen=((5, 7), (7, 5))), held=held)
+    leapt = leaping(state, (6,), far=False)
+    path, found = bridged(p, leapt)
+    if held == 9:  # settled by the window before
+        assert found == [] and torch.equal(path, leapt.cam_T_world)
+        return
+    assert found == [(5, 7)]
+    assert torch.allclose(path[:6], state.cam_T_world[:6]) and torch.allclose(path[7:], state.cam_T_world[7:])
+    a, b = steps(path)[5:7]
+    assert torch.allclose(a, b, atol=1e-9)
+
+
+def test_bridging_costs_the_adjustment_nothing():
+    """The state that was bridged is left as it was."""
+    p, state = problem()
+    leapt = leaping(state, (5, 6, 7), far=True)
+    before = leapt.cam_T_world.clone()
+    bridged(blurred(p, (5, 6)), leapt)
+    assert torch.equal(leapt.cam_T_world, before) and isinstance(leapt, bundle.State)
