@@ -243,6 +243,28 @@ def test_moving_object_is_found():
     assert dense.moving[~real].mean() < 0.1
 
 
+def test_depth_is_not_taken_from_torn_flow(room, monkeypatch):
+    """What is taken for torn in the left half is uncertain there, and no object; the right half stays as it was."""
+    _, shot, solution = room
+    flows = Flows(shot, dis_flow)
+    before = D.matched(shot, solution, flows, (1, 2), False, 2)
+    found = M.objects
+
+    def torn_on_the_left(*known):
+        moving, torn = found(*known)
+        torn = torch.zeros_like(torn)
+        torn[..., : torn.shape[2] // 2] = 1.0
+        return torch.zeros_like(moving), torn
+
+    monkeypatch.setattr(D, "objects", torn_on_the_left)
+    after = D.matched(shot, solution, flows, (1, 2), False, 2)
+    half = after.sure.shape[2] // 2
+    assert after.sure[..., :half].max() == 0 and before.sure[..., :half].mean() > 0.1 and after.moving.max() == 0
+    assert (
+        torch.equal(after.ratio, before.ratio) and after.sure[..., half:].mean() > 0.9 * before.sure[..., half:].mean()
+    )
+
+
 def test_depth_spreads_along_colour_and_not_across():
     """Left of an edge of colour the border is known to be 2, right of it to be 5; distance alone would mix them."""
     x, weight, image = torch.zeros(1, 24, 30), torch.zeros(1, 24, 30), torch.zeros(3, 24, 30)

@@ -10,9 +10,15 @@ import torch
 from run_folder import check
 
 from glvid import infer, results, weights
+from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
+from glvid.infer.job import Decoded, Solved
+from glvid.infer.write import preview_range
 from glvid.networks import CameraNet, DepthNet
+from glvid.predict import chosen_precision
+from glvid.refine import Progress
 from glvid.synthetic import scene
+from glvid.types import Intrinsics, Solution
 
 OPTIONS = infer.InferOptions(steps=1)
 
@@ -135,3 +141,31 @@ def test_what_cannot_work_is_refused_before_anything_is_written(clip, tmp_path):
         (tmp_path / "empty.mp4").write_bytes(b"")
         infer.run(tmp_path / "empty.mp4", tmp_path / "run", OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():
+    texture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 200, 3), dtype=np.uint8), (0, 0), 2)
+    images = np.stack([texture[:, k : k + 96] for k in (0, 2, 4, 90, 92, 94)])  # a cut between the third and fourth
+    depth = np.ones((6, 64, 96), np.float32)
+    decoded = Decoded(
+        [*range(6)], [k / 10 for k in range(6)], [""] * 6, [0, 3], [], [], images, depth, np.zeros_like(images[..., 0]),
+        (192, 128),
+    )  # fmt: skip
+    solved = []
+    for bounds, far in (((0, 3), 2.0), ((3, 6), 8.0)):
+        still = Solution(
+            Intrinsics(torch.full((2,), 80.0), torch.tensor([48.0, 32.0]), (96, 64)), None, False, "predicted",
+            torch.eye(4).double().repeat(3, 1, 1), torch.ones(3).double(), 0.0, 0.0,
+        )  # fmt: skip
+        dense = Dense(np.full((3, 32, 48), far, np.float32), *np.zeros((2, 3, 32, 48), np.float32))
+        solved.append(Solved(bounds, decoded.shot(bounds), still, dense, Progress()))
+    found = preview_range(decoded, solved)
+    assert 3.0 < found.flow < 6.0  # 2 px at half the stored size
+    assert found.near == pytest.approx(2.0) and found.far >= 8.0
+
+
+@pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
+def test_a_run_says_which_arithmetic_it_used(clip, tmp_path, asked):
+    info = infer.run(clip, tmp_path / "run", replace(OPTIONS, precision=asked))
+    assert info["precision"] == (chosen_precision("auto", "cpu") if asked == "auto" else asked)
+    assert info["options"]["precision"] == asked and info["precision"] in ("fp32", "bf16")

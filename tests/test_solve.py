@@ -21,12 +21,14 @@ def camera(focal: float) -> Intrinsics:
     return Intrinsics(torch.full((2,), focal), torch.tensor([SIZE[0] / 2, SIZE[1] / 2]), SIZE)
 
 
+def twists(t):
+    return torch.stack([0.05 * t, 0.3 * (t / 4).sin(), 0.04 * t, 0.1 * (t / 3).sin(), 0.12 * (t / 5).sin(), 0 * t], -1)
+
+
 def problem(focal: float = 300.0, frames: int = 12, offsets: tuple[int, ...] = (1, -1, 2, -2), noise: float = 0.0):
     """Exact matches of random points by a camera that moves and turns: the Problem at the truth, and the State."""
     g = torch.Generator().manual_seed(3)
-    t = torch.arange(frames, dtype=torch.float64)
-    twist = torch.stack([0.05 * t, 0.3 * (t / 4).sin(), 0.04 * t, 0.1 * (t / 3).sin(), 0.12 * (t / 5).sin(), 0 * t], 1)
-    G = se3_exp(twist)
+    G = se3_exp(twists(torch.arange(frames, dtype=torch.float64)))
     G = G @ inverse(G[0])
     K = camera(focal)
     xy = torch.rand(frames, 80, 2, generator=g) * torch.tensor(SIZE) * 0.8 + torch.tensor(SIZE) * 0.1
@@ -122,6 +124,38 @@ def test_the_readout_of_a_rolling_shutter_is_found(readout):
     still, _ = bundle.adjust(replace(p, tracks=rolling), truth, ((0.5, 20),))
     worse = bundle.cost_of(replace(p, tracks=rolling), still, 0.5)
     assert cost < 0.1 * worse if readout else cost < 1.0
+
+
+def test_rows_read_from_the_top_down_are_a_positive_readout():
+    """Matches made without the solver: a point is seen by the pose its row is read at, later in the lower half."""
+    p, truth = problem(frames=16)
+    N, M = p.tracks.xy.shape[:2]
+    K, depth = p.base, truth.log_rho.neg().exp().double()
+
+    def pose(times):  # on the path of `problem`, also between its frames
+        return se3_exp(twists(times)) @ inverse(se3_exp(twists(torch.zeros(1, dtype=torch.float64))[0]))
+
+    def read(n, row):  # when
+        return n + 0.5 * (row.double() / K.size[1] - 0.5)
+
+    frame = torch.arange(N, dtype=torch.float64)[:, None].expand(N, M)
+    ray = torch.cat([(p.tracks.xy - K.center) / K.focal, torch.ones(N, M, 1)], -1).double()
+    local = torch.cat([ray * depth[..., None], torch.ones(N, M, 1, dtype=torch.float64)], -1)
+    there = inverse(pose(read(frame, p.tracks.xy[..., 1]))) @ local[..., None]
+    target, weight = p.tracks.target.clone(), torch.zeros_like(p.tracks.weight)
+    for k, o in enumerate(p.tracks.offsets):
+        seen = p.tracks.xy
+        for _ in range(10):  # the row in which it is seen says when
+            q = (pose(read(frame + o, seen[..., 1])) @ there)[..., :3, 0]
+            seen = (q[..., :2] / q[..., 2:] * K.focal + K.center).float()
+        inside = ((seen > 0) & (seen < torch.tensor(K.size))).all(-1) & (q[..., 2] > 0.1)
+        target[:, k], weight[:, k] = seen, inside.float() * ((frame + o >= 0) & (frame + o < N))
+    rolling = replace(p, sigma_px=0.1, tracks=replace(p.tracks, target=target, weight=weight))
+    guess = replace(truth, cam_T_world=pose(torch.arange(N, dtype=torch.float64)))
+    for _ in range(5):
+        rolling = bundle.lagging(rolling, guess)
+        guess, _ = bundle.adjust(rolling, guess, ((0.5, 20),))
+    assert float(guess.readout) == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_smooth_path_costs_less_than_a_jerking_one():
