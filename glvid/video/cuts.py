@@ -11,6 +11,7 @@ from glvid.warp import visibility
 # 22 real clips: frames in sequence score at most 0.38, also with one exposed 0.3 to 3 times as long; splices 0.48 up
 CUT = 0.43
 LONG = 96  # px, long side at which frames are compared
+FLOW_SIDE = 384  # px, long side at which flow is found
 BLOCK = 16  # px, also how far a block is searched for: a sixth of the picture
 FOLLOWED = 0.25  # share of pixels that flow leads there and back: 0.57 where a street rushes by, 0.11 at most at a cut
 FLAT = 3.0  # grey levels; blocks of a smaller standard deviation match anywhere
@@ -23,9 +24,10 @@ def is_cut(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> bool:
 
 
 def _followed(a: Rgb, b: Rgb) -> float:
-    """Share of the pixels of `a` that flow (DIS) leads to `b` and back."""
+    """Share of the pixels of `a` that flow (DIS) leads to `b` and back to within a px, at a long side of FLOW_SIDE."""
+    size = tuple(max(BLOCK, round(n * FLOW_SIDE / max(a.shape[:2]))) for n in a.shape[1::-1])
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in (a, b)]
+    grey = [cv2.cvtColor(cv2.resize(np.ascontiguousarray(x), size), cv2.COLOR_RGB2GRAY) for x in (a, b)]
     there, back = (torch.from_numpy(dis.calc(x, y, None)).permute(2, 0, 1)[None] for x, y in (grey, reversed(grey)))
     return float(visibility(there, back).mean())
 
