@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import test_solve
 import torch
 from test_solve import problem
 
 from glvid.geometry import inverse, se3_exp, se3_log
 from glvid.solve import bundle
 from glvid.solve.gaps import bridged, gaps, leaps
+from glvid.solve.shot import PARALLAX, turning_alone
 
 
 def steps(G):
@@ -104,3 +106,13 @@ def test_bridging_costs_the_adjustment_nothing():
     before = leapt.cam_T_world.clone()
     bridged(blurred(p, (5, 6)), leapt)
     assert torch.equal(leapt.cam_T_world, before) and isinstance(leapt, bundle.State)
+
+
+def test_a_camera_that_only_turns_does_not_leap_either(monkeypatch):
+    steady = torch.tensor([0.0, 0, 0, 0.02, 0.04, 0.01], dtype=torch.float64)
+    monkeypatch.setattr(test_solve, "twists", lambda t: t[..., None] * steady)
+    p, state = problem()
+    (path, found), parallax = turning_alone(blurred(p, (5, 6)), state)
+    assert found == [(4, 7)] and parallax < PARALLAX
+    assert torch.allclose(steps(path)[:4, 3:], steady[3:].expand(4, 3), atol=2e-3)
+    assert (steps(path)[4:7, 3:].norm(dim=1) < 3 * steady.norm()).all()

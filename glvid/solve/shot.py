@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from glvid.geometry import inverse
 from glvid.predict import Flows
@@ -211,10 +213,10 @@ def solution(
     t = problem.tracks
     log_scale = -(state.log_rho + t.depth.log()).double().median(dim=1).values  # path unit per network unit, each frame
     unit = log_scale.median() if carried is None else log_scale.new_zeros(())
-    cam_T_world, missing = bridged(problem, state)
+    turning, parallax = turning_alone(problem, state)
+    cam_T_world, missing = bridged(problem, state) if parallax >= PARALLAX else turning
     world_T_cam = inverse(cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
-    turned, parallax = turning_alone(problem, state)
     readout = float(state.readout)
     if abs(readout) < 2 * sigmas(problem, state)[1]:
         readout = 0.0  # as far as this shot tells
@@ -226,7 +228,6 @@ def solution(
         )
     if parallax < PARALLAX:
         warnings.append("the camera turns but hardly changes place: depth comes from the network alone")
-        world_T_cam = inverse(turned.cam_T_world).clone()
         world_T_cam[:, :3, 3] = 0
     world_T_cam[0] = torch.eye(4)  # but for rounding it is
     if source == "predicted":
@@ -249,9 +250,9 @@ def solution(
     )
 
 
-def turning_alone(problem: Problem, state: State) -> tuple[State, float]:
-    """The best explanation by rotation alone (all points at infinity), and the parallax: the median px per 640 px of
-    width that it leaves, of every point in the frame where it leaves most.
+def turning_alone(problem: Problem, state: State) -> tuple[tuple[Float64[Tensor, "N 4 4"], list], float]:
+    """The best explanation by rotation alone (all points at infinity), `bridged`, and the parallax: the median px per
+    640 px of width that it leaves, of every point in the frame where it leaves most.
 
     How far the solved translation shifts points would not do: over a narrow baseline, rotation takes back what any
     translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
@@ -266,7 +267,7 @@ def turning_alone(problem: Problem, state: State) -> tuple[State, float]:
         seen = weight > 0.2
         left.append((residual.norm(dim=-1) * seen).amax(dim=1)[seen.any(dim=1)])
     left = torch.cat(left)
-    return far, float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
+    return bridged(problem, far), float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
 
 
 def nothing_to_see(shot: Shot, matched: Tracks) -> tuple[str, bool] | None:
