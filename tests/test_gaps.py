@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import test_solve
 import torch
-from test_solve import problem
+from test_solve import SIZE, problem
 
 from glvid.geometry import inverse, se3_exp, se3_log
 from glvid.solve import bundle
@@ -23,7 +23,7 @@ def blurred(p, frames, seen=()):
     for n in range(len(target)):
         for k, o in enumerate(p.tracks.offsets):
             if (n in frames or n + o in frames) and (n, n + o) not in seen:
-                target[n, k] = 50 * torch.rand(target[n, k].shape, generator=g)
+                target[n, k] = torch.rand(target[n, k].shape, generator=g) * torch.tensor(SIZE)
     return replace(p, tracks=replace(p.tracks, target=target))
 
 

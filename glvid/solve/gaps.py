@@ -17,6 +17,7 @@ SHOWN = 0.8  # and from which on a leap, or a gap's length, is
 LEAP = 2.0  # a step so many times as long, or turning as far, as is usual around it
 TREMOR = 0.01  # median depths, and rad, that no step is a leap by
 AROUND = 5  # steps before and after that say what is usual; the told ones say how fast the camera moves meanwhile
+LEFT = 0.7  # share of motion; whip pans leave 0.2 to 0.7, chance 0.9
 FEW = 20  # matches that a rotation is taken from, at least
 
 
@@ -82,7 +83,8 @@ def bridged(problem: Problem, state: State) -> tuple[Float64[Tensor, "N 4 4"], l
 
 
 def turned(problem: Problem, state: State, n: int) -> Float64[Tensor, "3 3"] | None:
-    """Rotation of frame n to the next that most matches agree with (Kabsch 1976, reweighted); None of too few."""
+    """Rotation of frame n to the next that most matches agree with (Kabsch 1976, reweighted); None of too few matches,
+    or where it leaves more than LEFT of how far they move."""
     t, K, s = problem.tracks, camera_of(problem, state.log_f), problem.tracks.offsets.index(1)
     use = t.weight[n, s] > 0.2
     if use.sum() < FEW:
@@ -98,4 +100,5 @@ def turned(problem: Problem, state: State, n: int) -> Float64[Tensor, "3 3"] | N
         R = U @ torch.diag(torch.tensor([1.0, 1.0, float(torch.linalg.det(U @ V))], dtype=torch.float64)) @ V
         away = px * (there - here @ R.T).norm(dim=1, keepdim=True)
         weight = 1 / (1 + (away / away.median().clamp_min(FITS)) ** 2)
-    return R
+    moved = px * (there - here).norm(dim=1)
+    return R if away.median() < max(FITS, LEFT * moved.median()) else None
