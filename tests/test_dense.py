@@ -315,8 +315,9 @@ def test_objects_are_whole(even):
         p, torn = (x[0] > 0.5 for x in moves(views))
         assert not p.any() and (torn & true).sum() / true.sum() > 0.8
     assert moves(jerky, between=False)[0].max() > 0.5  # the first frame has no other side
-    at_rest = replace(seen, flow=flow.clone().index_fill_(1, torch.tensor([1]), 0.0))
-    at_rest.flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
+    flow = torch.zeros_like(flow)
+    flow[:, 0] = torch.tensor([-2.0 * k for k in steps])[:, None, None]
+    at_rest = seen_by(image, images, flow, there_T_here)
     found, _, errors = D.triangulate(wall, at_rest, lens)
     worse = M.betrayed(image, (wall, found), at_rest, lens)
     still = moves(at_rest)

@@ -608,7 +608,9 @@ def test_what_rushes_by_is_no_cut_while_the_scene_behind_goes_on():
     assert video.is_cut(a, other) and video.is_cut(a, blank) and video.is_cut(blank, a) and not video.is_cut(a, a)
     for size in ((48, 32), (400, 4), (2, 2)):  # of any size
         small, another = (cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in (a, other))
-        assert not video.is_cut(small, small) and video.is_cut(small, another) >= (size == (48, 32))
+        assert not video.is_cut(small, small)
+        if size == (48, 32):  # thinner ones have too little to tell them apart by
+            assert video.is_cut(small, another)
 
 
 @pytest.mark.skipif(not WILD.is_dir(), reason="needs the shared clips")

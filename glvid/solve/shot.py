@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from glvid.geometry import inverse
 from glvid.predict import Flows
@@ -214,7 +212,7 @@ def solution(
     log_scale = -(state.log_rho + t.depth.log()).double().median(dim=1).values  # path unit per network unit, each frame
     unit = log_scale.median() if carried is None else log_scale.new_zeros(())
     turning, parallax = turning_alone(problem, state)
-    cam_T_world, missing = bridged(problem, state) if parallax >= PARALLAX else turning
+    cam_T_world, missing = bridged(*((problem, state) if parallax >= PARALLAX else turning))
     world_T_cam = inverse(cam_T_world).clone()
     world_T_cam[:, :3, 3] *= (-unit).exp()
     readout = float(state.readout)
@@ -250,9 +248,9 @@ def solution(
     )
 
 
-def turning_alone(problem: Problem, state: State) -> tuple[tuple[Float64[Tensor, "N 4 4"], list], float]:
-    """The best explanation by rotation alone (all points at infinity), `bridged`, and the parallax: the median px per
-    640 px of width that it leaves, of every point in the frame where it leaves most.
+def turning_alone(problem: Problem, state: State) -> tuple[tuple[Problem, State], float]:
+    """The best explanation by rotation alone (all points at infinity) of some of the points, and the parallax: the
+    median px per 640 px of width that it leaves, of every point in the frame where it leaves most.
 
     How far the solved translation shifts points would not do: over a narrow baseline, rotation takes back what any
     translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
@@ -267,7 +265,7 @@ def turning_alone(problem: Problem, state: State) -> tuple[tuple[Float64[Tensor,
         seen = weight > 0.2
         left.append((residual.norm(dim=-1) * seen).amax(dim=1)[seen.any(dim=1)])
     left = torch.cat(left)
-    return bridged(problem, far), float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
+    return (problem, far), float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
 
 
 def nothing_to_see(shot: Shot, matched: Tracks) -> tuple[str, bool] | None:

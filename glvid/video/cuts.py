@@ -20,7 +20,9 @@ FLAT = 3.0  # grey levels; blocks of a smaller standard deviation match anywhere
 def is_cut(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Does a hard cut lie between two consecutive frames of one size? See `cut_score`; and flow cannot follow: things
     so near that they cross the picture from one frame to the next are unlike, but behind them the scene goes on."""
-    return cut_score(a, b) > CUT and (_blank(a) != _blank(b) or _followed(a, b) < FOLLOWED)
+    return cut_score(a, b) > CUT and (
+        _blank(_small(a, a.shape)) != _blank(_small(b, a.shape)) or _followed(a, b) < FOLLOWED
+    )
 
 
 def _followed(a: Rgb, b: Rgb) -> float:
