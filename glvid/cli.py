@@ -195,6 +195,9 @@ def train(
     textures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Photos for the surfaces of rendered worlds.")
     ] = None,
+    assets: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Models (GLB) that rooms and streets are made of.")
+    ] = None,
     kind: Kind = None,
     objective: Annotated[
         Literal["glvid", "paper"], typer.Option(help="Loss weights of stage joint: ours, or GLNet's as published.")
@@ -218,7 +221,7 @@ def train(
         if name in Options.__dataclass_fields__ and str(context.get_parameter_source(name)).endswith("COMMANDLINE")
     }
     plain = {name: [str(x) for x in v] if isinstance(v, (list, tuple)) else v for name, v in given.items()}
-    plain |= {name: str(plain[name]) for name in ("out", "textures") if name in plain}
+    plain |= {name: str(plain[name]) for name in ("out", "textures", "assets") if name in plain}
     kept = Path(plain.get("out", Options.out)) / "options.toml"
     file = config or (kept if resume and kept.exists() else None)  # a run goes on as it began
     options = from_values(plain, configured(file, Options()) if file else Options(), "the command line")

@@ -129,13 +129,16 @@ def flow_of_pairs(match: Callable[[np.ndarray, np.ndarray], np.ndarray], a: Imag
 
 
 def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8) -> FlowOf:
-    """The flow network as a function of two stacks of images."""
+    """The flow network as a function of two stacks of images; it starts from DIS."""
 
     def flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
         out = []
         with torch.inference_mode():
             for k in range(0, len(a), batch):
-                out.append(net(as_tensor(a[k : k + batch], device), as_tensor(b[k : k + batch], device))[0].float())
+                start = dis_flow(a[k : k + batch], b[k : k + batch]).to(device)
+                out.append(
+                    net(as_tensor(a[k : k + batch], device), as_tensor(b[k : k + batch], device), start).flow.float()
+                )
         return torch.cat(out).cpu()
 
     return flow

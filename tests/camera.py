@@ -8,6 +8,8 @@ movers   mask overlap and depth on moving objects, without and with refinement, 
          from seed 920,001 on, all kinds in turn, where at least 2 % of all pixels move (names: seeds to try instead)
 jumps    every clip of wild and driving, --refine output: steps of the path far longer than those around them, and more
          so than the picture's motion is; `jumps quick` takes --refine none, and looks again at what jumps there
+long     a rendered walk to and fro until it has 10,000 frames, --refine none (names: another number, another mode):
+         seconds, memory, path error over the walk's extent, and the scale of every pass against the first
 rolling  rendered worlds by cameras whose rows take no, 0.3 and 0.6 of the time between frames: readout, path, focal
 colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`; `colmap cut`: on those of `crops`
 Run folders go to .runs/camera/. One JSON line per measurement on stdout.
@@ -33,12 +35,13 @@ from quality import DATA, ROOT, SHARED, infer, referee, rendered, say
 
 from glvid import results
 from glvid.dense import full_depth
-from glvid.geometry import inverse, se3_exp, se3_log
+from glvid.geometry import inverse, se3_exp, se3_log, umeyama
 from glvid.predict import Flows, as_tensor, fine_dis_flow, predict_camera, predict_depth, working_size
 from glvid.refine import STEPS, Plan, refine
 from glvid.solve import solve
 from glvid.synthetic import EVALUATION, KINDS, SKY, render, scene, world
 from glvid.types import Shot
+from glvid.video import write_video
 from glvid.weights import DEFAULTS, load
 
 RUNS = ROOT / ".runs" / "camera"
@@ -321,8 +324,8 @@ def outliers(world_T_cam: np.ndarray, depth: float, focal: float, seen: np.ndarr
 def jumps(names: list[str]) -> None:
     quick, names = "quick" in names, [name for name in names if name != "quick"]
     videos = [*sorted((DATA / "wild").glob("*.mp4")), *sorted((DATA / "driving").rglob("*.mp4"))]
-    for source in [*videos, *(pictures(name) for name in ODOMETRY)]:
-        name = source.stem if source.is_file() else source.parents[2].name
+    for source in [*videos, *folders_of(DATA / "driving")]:
+        name = source.stem if source.is_file() else source.relative_to(DATA / "driving").parts[0]
         if names and name not in names:
             continue
         for mode in ("none", "output") if quick else ("output",):
@@ -332,6 +335,12 @@ def jumps(names: list[str]) -> None:
             say(clip=name, refine=mode, code=code, seconds=seconds, jumps=found)
             if not found:
                 break
+
+
+def folders_of(root: Path) -> list[Path]:
+    """Folders of pictures that follow one another."""
+    found = [path for name in ("image_0", "image_02/data", "snippet_*") for path in sorted(root.rglob(name))]
+    return [path for path in found if path.is_dir()]
 
 
 def jumps_of(run: results.RunFolder) -> list[int]:
@@ -387,6 +396,55 @@ def rolling(names: list[str]) -> None:
             error = 100 * (float(solved.intrinsics.focal[0]) * SIZE[0] / size[0] / fx - 1)
             facts = {k: scores[k] for k in ("ate_percent", "rpe_rot_deg")}
             say(scene=f"{kind}_{seed}", readout=readout, found=solved.readout, focal_error_percent=error, **facts)
+
+
+# --- long clips ------------------------------------------------------------------------------------------------------
+
+
+LONG, PASS = ("walk", 920_201), 626  # the world, and the frames of one pass through it
+
+
+def long(names: list[str]) -> None:
+    """A clip that goes to and fro sees everything again: what drifts is not where it was."""
+    mode = next((n for n in names if not n.isdigit()), "none")
+    count = next((int(n) for n in names if n.isdigit()), 10_000)
+    film, path, focal_x = to_and_fro(count)
+    folder = RUNS / f"long_{count}_{mode}"
+    code, seconds = infer(film, folder, "--refine", mode, "--max-size", "384")
+    run = results.open_run(folder)
+    found, true = (torch.from_numpy(x[:, :3, 3]).double() for x in (run.trajectory().world_T_cam, path[:count]))
+    s, R, t = umeyama(found, true)
+    extent = float((true - true.mean(0)).norm(dim=1).square().mean().sqrt())
+    off = float((s * found @ R.T + t - true).norm(dim=1).square().mean().sqrt()) / extent
+    passes = [slice(k, k + PASS) for k in range(0, count - PASS + 1, PASS - 1)]
+    scales = np.array([float(umeyama(found[part], true[part])[0]) for part in passes])
+    say(
+        frames=count,
+        mode=mode,
+        code=code,
+        seconds=seconds,
+        peak_memory_mb=run.info["peak_memory_mb"],
+        off_percent_of_extent=100 * off,
+        scales=[round(float(x), 4) for x in scales / scales[0]],
+        focal_error_percent=100 * (run.camera["fx"] / focal_x - 1),
+        warnings=run.info["warnings"],
+    )
+
+
+def to_and_fro(count: int) -> tuple[Path, np.ndarray, float]:
+    """The film (made once), camera to world (N, 4, 4) of its frames, and its focal length."""
+    kind, seed = LONG
+    film, poses = RUNS / f"long_{count}.mp4", RUNS / f"long_{PASS}.npz"
+    at = np.arange(count) % (2 * PASS - 2)
+    at = np.minimum(at, 2 * PASS - 2 - at)
+    if not (film.exists() and poses.exists()):
+        truth = scene(seed, kind, frames=PASS, size=(384, 224))
+        images = (truth.images.permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+        film.parent.mkdir(parents=True, exist_ok=True)
+        write_video(film, (images[k] for k in at), 15)
+        np.savez(poses, path=truth.world_T_cam.double().numpy(), focal=truth.intrinsics.focal.numpy())
+    known = np.load(poses)
+    return film, known["path"][at], float(known["focal"][0])
 
 
 # --- COLMAP ----------------------------------------------------------------------------------------------------------
@@ -460,7 +518,7 @@ def true_path(name: str) -> np.ndarray:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = {"paths": paths, "crops": crops, "unknown": unknown, "prior": prior, "movers": movers}
-    what |= {"jumps": jumps, "rolling": rolling, "colmap": colmap}
+    what |= {"jumps": jumps, "long": long, "rolling": rolling, "colmap": colmap}
     parser.add_argument("what", choices=what)
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()

@@ -1,7 +1,9 @@
 """The whole way of a small clip, with small untrained networks: every run folder obeys the contract."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +15,7 @@ from glvid import infer, results, weights
 from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
 from glvid.infer.job import Decoded, Solved
+from glvid.infer.maps import EVERY, Maps
 from glvid.infer.write import preview_range
 from glvid.networks import CameraNet, DepthNet
 from glvid.predict import chosen_precision
@@ -169,3 +172,22 @@ def test_a_run_says_which_arithmetic_it_used(clip, tmp_path, asked):
     info = infer.run(clip, tmp_path / "run", replace(OPTIONS, precision=asked))
     assert info["precision"] == (chosen_precision("auto", "cpu") if asked == "auto" else asked)
     assert info["options"]["precision"] == asked and info["precision"] in ("fp32", "bf16")
+
+
+def test_mapped_arrays_keep_their_values_when_their_pages_are_given_back(tmp_path):
+    """And leave the process: resident memory falls by what they take, and is taken again by the next look."""
+    maps = Maps(tmp_path)
+    array = maps.store((64, 1 << 20), np.uint8)
+    array[:] = np.arange(64, dtype=np.uint8)[:, None]
+    before, calls = resident(), []
+    advance = maps.relieving(calls.append)
+    for k in range(EVERY):
+        advance(k)
+    assert resident() < before - 50e6 and calls == list(range(EVERY))
+    assert (array == np.arange(64, dtype=np.uint8)[:, None]).all()
+    assert not list(tmp_path.iterdir())
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -55,9 +55,18 @@ def test_batch_members_do_not_see_each_other():
 
 def test_flow_shapes_and_start_at_zero():
     a, b = images(), images()
-    flows = FlowNet(SMALL_FLOW)(a, b)
-    assert [tuple(f.shape[-2:]) for f in flows] == [(64, 96), (16, 24), (8, 12), (4, 6), (2, 3)]
-    assert all((f == 0).all() for f in flows)
+    found = FlowNet(SMALL_FLOW)(a, b)
+    assert [tuple(f.shape[-2:]) for f in found.flows] == [(64, 96), (16, 24), (8, 12), (4, 6), (2, 3)]
+    assert all((f == 0).all() for f in found.flows)
+    assert found.log_spread.shape == (2, 1, 64, 96) and (found.log_spread == 0).all()
+
+
+def test_an_untrained_network_meets_the_first_guess_half_way_at_every_level():
+    start = torch.tensor([8.0, -4.0])[None, :, None, None].expand(2, 2, 64, 96)
+    flows = FlowNet(SMALL_FLOW)(images(), images(), start).flows
+    for level, flow in enumerate(flows[:0:-1]):  # 1/32 first
+        assert torch.allclose(flow, start[..., :1, :1] / 2 ** (5 - level) * (1 - 0.5 ** (level + 1)))
+    assert torch.allclose(flows[0], start * (1 - 0.5**4), atol=1e-5)
 
 
 def test_correlation_peaks_at_the_shift():
@@ -68,11 +77,11 @@ def test_correlation_peaks_at_the_shift():
     assert (best == (2 + 3) * 7 + (-1 + 3)).all()
 
 
-def test_convex_upsampling_keeps_a_constant_and_scales_it():
+def test_convex_upsampling_keeps_a_constant():
     flow = torch.tensor([1.0, -2.0])[None, :, None, None].expand(1, 2, 4, 6)
     up = convex_upsample(flow, torch.randn(1, 9 * 16, 4, 6), 4)
     assert up.shape == (1, 2, 16, 24)
-    assert torch.allclose(up, 4 * flow[..., :1, :1].expand_as(up), atol=1e-5)
+    assert torch.allclose(up, flow[..., :1, :1].expand_as(up), atol=1e-5)
 
 
 def test_convex_upsampling_puts_pixels_where_they_belong():
@@ -81,7 +90,7 @@ def test_convex_upsampling_puts_pixels_where_they_belong():
     mask = torch.zeros(1, 9, 16, 4, 6)
     mask[:, 4] = 50
     up = convex_upsample(flow, mask.flatten(1, 2), 4)
-    assert torch.allclose(up, 4 * flow.repeat_interleave(4, 2).repeat_interleave(4, 3), atol=1e-4)
+    assert torch.allclose(up, flow.repeat_interleave(4, 2).repeat_interleave(4, 3), atol=1e-4)
 
 
 def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
@@ -100,12 +109,16 @@ def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_every_parameter_learns(kind):
     """One step away from the zero start, no parameter has a gradient of exactly zero or one that is not finite."""
-    net = KINDS[kind][0]()
+    net = DepthNet(DepthConfig(spread=True)) if kind == "depth" else KINDS[kind][0]()
     for p in net.parameters():  # zero-started layers block what lies before them
         p.data += 0.02 * torch.randn_like(p)
     a, b = images(), images()
-    out = net(a) if kind == "depth" else net(a, b)
-    parts = [out[0], out[1], out[2].focal, out[2].center] if kind == "camera" else out
+    out = net.look(a) if kind == "depth" else net(a, b)
+    parts = [*out[0], out[1]] if kind == "depth" else None
+    if kind == "camera":
+        parts = [out[0], out[1], out[2].focal, out[2].center]
+    if kind == "flow":
+        parts = [*out.flows, out.log_spread]
     sum((x * torch.randn_like(x)).sum() for x in parts).backward()
     for name, p in net.named_parameters():
         assert torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name

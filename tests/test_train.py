@@ -26,6 +26,7 @@ from glvid.errors import GlvidError, ModelError, OutputError, UsageError
 from glvid.geometry import rigid_flow
 from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
+from glvid.networks.flow import Matched
 from glvid.train import Options, loop, sources, state, supervised
 from glvid.train import options as telling
 from glvid.train.joint import OBJECTIVES, Lenses, astray, joint_stage, predicted, unlikeness
@@ -506,7 +507,7 @@ def test_unlikeness_is_lower_for_the_truth():
         motion[:, :3, 3] *= scale
         lens = Intrinsics(camera.focal.expand(2, 2), camera.center.expand(2, 2), SIZE)
         nets = torch.nn.ModuleDict({
-            "depth": Told(lambda a, b: depth), "flow": Told(lambda a, b: [flow]),
+            "depth": Told(lambda a, b: depth), "flow": Told(lambda a, b: Matched([flow], flow[:, :1])),
             "camera": Told(lambda a, b: (motion, motion, lens)),
         })  # fmt: skip
         images = windows_of_a_plane()
@@ -723,3 +724,15 @@ def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_batches_come_in_order_however_many_threads_draw(threads):
     assert list(sources.ahead(lambda step: 10 * step, 3, 9, threads)) == [(k, 10 * k) for k in range(3, 9)]
+
+
+def test_what_is_said_of_errors_is_best_at_the_expected_error():
+    """Least loss where exp(log_spread) is the mean of the errors; flow and depth do not learn from it."""
+    errors = torch.tensor([0.5, 1.0, 3.0, 1.5]).view(1, 1, 2, 2).requires_grad_()
+    said = torch.zeros(1, 1, 1, 1, requires_grad=True)
+    optimiser = torch.optim.SGD([said], 0.3)
+    for _ in range(100):
+        optimiser.zero_grad()
+        supervised.spread_loss(said.expand(1, 1, 2, 2), errors, torch.ones(1, 1, 2, 2)).backward()
+        optimiser.step()
+    assert said.exp().item() == pytest.approx(1.5, rel=1e-3) and errors.grad is None

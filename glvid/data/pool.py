@@ -114,8 +114,11 @@ def fill(
     rest: float = 0.0,
     device: str = "cpu",
     beside: float = 0.0,
+    assets: Path | None = None,
 ) -> None:
     """Render into the pool, `count` pairs or without end, waiting where pairs are held that would be written over.
+
+    With `assets`, a folder of models (GLB), three of four worlds are built of those (`synthetic.sets`).
 
     Once full, sleep `rest` times the time of a pair after each, before that `beside` times. Pair k of the pool is world
     `seed + k`, so an interrupted pool goes on with worlds not seen before; one that was lost begins with those that
@@ -126,6 +129,7 @@ def fill(
 
     ring, counter = pool.open()
     photos, parent = synthetic.textures(textures) if textures else None, multiprocessing.parent_process()
+    furnished = synthetic.library(assets, textures) if assets else None
 
     def orphaned() -> bool:  # training was killed
         return parent is not None and not parent.is_alive()
@@ -137,7 +141,7 @@ def fill(
         first = seed + int(counter[0])
         left = RESERVED - first if count is None else count - int(counter[0])
         began = time.monotonic()
-        for truth in synthetic.samples(first, max(0, left), 2, pool.size, device, photos, pool.kind):
+        for truth in synthetic.samples(first, max(0, left), 2, pool.size, device, photos, pool.kind, furnished):
             while parent is not None and not pool.free(int(counter[0])) and not orphaned():
                 time.sleep(0.2)
             if orphaned():
@@ -148,7 +152,15 @@ def fill(
             began = time.monotonic()
 
 
-def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: str, beside: float = 0.0) -> None:
+def render(
+    pool: Pool,
+    seed: int,
+    textures: Path | None,
+    rest: float,
+    device: str,
+    beside: float = 0.0,
+    assets: Path | None = None,
+) -> None:
     """`fill` without end, as a process of its own, on one core or on a GPU.
 
     Training goes first (`nice`): of its threads, all wait for the one whose core rendering has taken.
@@ -156,12 +168,18 @@ def render(pool: Pool, seed: int, textures: Path | None, rest: float, device: st
     os.nice(NICE)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    fill(pool, seed, textures, None, rest, device, beside)
+    fill(pool, seed, textures, None, rest, device, beside, assets)
 
 
 @contextmanager
 def filling(
-    pool: Pool, seed: int, textures: Path | None, rest: float = 3.0, least: int = 64, device: str = "cpu"
+    pool: Pool,
+    seed: int,
+    textures: Path | None,
+    rest: float = 3.0,
+    least: int = 64,
+    device: str = "cpu",
+    assets: Path | None = None,
 ) -> Iterator[Pool]:
     """A second process fills the pool while the block runs, which begins once pair `least` is there.
 
@@ -170,7 +188,7 @@ def filling(
     spare = device != "cpu" or torch.get_num_threads() < cores()
     worker = multiprocessing.get_context("spawn").Process(
         target=render,
-        args=(pool, seed, textures, rest, device, 0.0 if spare else 1.0),
+        args=(pool, seed, textures, rest, device, 0.0 if spare else 1.0, assets),
         daemon=True,
         name="glvid-render",
     )
@@ -189,8 +207,8 @@ def filling(
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs at training size: images, depth, how sure it is (0..1), flow a -> b, visibility, b_T_a, camera; float32,
-    channels first."""
+    """B pairs at training size: images, depth, how sure it is (0..1), flow a -> b, visibility, b_T_a, camera, and where
+    there is one, a first guess of the flow; float32, channels first."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -200,10 +218,12 @@ class Batch:
     visible: torch.Tensor
     b_T_a: torch.Tensor
     intrinsics: Intrinsics
+    start: torch.Tensor | None = None
 
     def to(self, device: str | torch.device) -> "Batch":
         """The same pairs on a device."""
-        return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Batch(**{name: None if x is None else x.to(device) for name, x in parts.items()})
 
 
 def window(rng: Random, size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:

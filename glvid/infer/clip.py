@@ -6,10 +6,8 @@ stays on disk in between.
 """
 
 import os
-import tempfile
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,9 @@ from glvid.infer.job import (
     identity,
     load_networks,
 )
+from glvid.infer.maps import Maps
 from glvid.infer.write import write
+from glvid.networks import hub
 from glvid.predict import (
     Flows,
     chosen_device,
@@ -38,8 +38,9 @@ from glvid.predict import (
     predict_camera,
     working_size,
 )
-from glvid.solve import solve
-from glvid.types import Intrinsics, Solution
+from glvid.solve import PARALLAX, solve
+from glvid.solve.affine import straightened
+from glvid.types import Intrinsics, Shot, Solution
 
 
 def run(source: Path, out: Path | None, options: InferOptions, report: Report | None = None) -> dict[str, Any]:
@@ -62,6 +63,8 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     device = chosen_device(options.device)
     precision = chosen_precision(options.precision, device)
     networks = load_networks(options, device, precision)
+    if isinstance(networks.depth, hub.HubDepth):
+        report.note("depth by {name}, licence: {licence}".format(**networks.facts["depth"]))
     expected = results.estimate(
         clip.frames or 1, size, options.keep, options.flow_format, options.max_points, working_size(size)
     )
@@ -70,7 +73,10 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
             report.note(f"{out}: already done")
             return results.read_info(out)
         results.check_space(out, expected)
-        job = Job(clip, out, options, report, networks, device, precision, size, camera, undistort, masks, Clock())
+        maps = Maps(out)
+        report = replace(report, advance=maps.relieving(report.advance))
+        inputs = (camera, undistort, masks)
+        job = Job(clip, out, options, report, networks, device, precision, size, *inputs, Clock(), maps)
         try:
             return job_done(job)
         except torch.OutOfMemoryError as error:
@@ -98,7 +104,7 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     since = time.perf_counter()
     job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
-    flows = {b: Flows(decoded.shot(b), job.networks.flow, partial(on_disk, job.out)) for b in shots}
+    flows = {b: Flows(decoded.shot(b), job.networks.flow, job.maps.store) for b in shots}
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:
         solution = solve(
@@ -114,25 +120,38 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
             solutions[bounds] = replace(
                 again, source=chosen.source, focal_sigma=chosen.focal_sigma, observable=chosen.observable
             )
+    ready, depth_net = {bounds: (decoded.shot(bounds), solutions[bounds]) for bounds in shots}, job.networks.depth
+    if isinstance(depth_net, hub.HubDepth) and depth_net.relative:
+        ready, depth_net = straight(job, ready, flows)
     since = job.clock.add("solve", since)
     steps = job.options.steps or refine.STEPS[job.options.refine]
     job.report.stage("refine" if full else "moving objects", refine.work(decoded.bounds(), job.options.refine, steps))
     solved = []
-    store = partial(on_disk, job.out)
-    plan = refine.Plan(job.options.refine, steps, job.device, store=store, filtered=job.options.temporal_filter)
+    plan = refine.Plan(
+        job.options.refine, steps, job.device, store=job.maps.store, filtered=job.options.temporal_filter
+    )
     for bounds in decoded.bounds():
         shot, dense, solution, progress = refine.refine(
-            decoded.shot(bounds), solutions[bounds], flows.pop(bounds), job.networks.depth, plan, job.report.advance
+            *ready[bounds], flows.pop(bounds), depth_net, plan, job.report.advance
         )
         solved.append(Solved(bounds, shot, solution, dense, progress))
     job.clock.add("refine", since)
     return solved
 
 
-def on_disk(folder: Path, shape: tuple[int, ...], kind: type = np.float32) -> np.ndarray:
-    """Zeros in a nameless file of `folder`, gone when the array is: maps of a long clip need not fit in memory."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, kind, "w+", shape=shape)
+Ready = dict[tuple[int, int], tuple[Shot, Solution]]
+
+
+def straight(job: Job, ready: Ready, flows: dict[tuple[int, int], Flows]) -> tuple[Ready, hub.HubDepth]:
+    """Shots whose depth, a relative model's, is known up to a shift, with the shift that geometry finds; and the model
+    with that of the longest shot."""
+    net, out, longest = job.networks.depth, {}, max(ready, key=lambda b: b[1] - b[0])
+    for bounds, (shot, solution) in ready.items():
+        if solution.parallax >= PARALLAX:
+            shot, solution, shift = straightened(shot, flows[bounds], solution, job.maps.store)
+            net = hub.HubDepth(net.model, net.images, True, hub.SHIFT + shift) if bounds == longest else net
+        out[bounds] = shot, solution
+    return out, net
 
 
 def starting_camera(job: Job, decoded: Decoded) -> Intrinsics:

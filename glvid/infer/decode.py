@@ -62,7 +62,7 @@ def decode(job: Job, files: list[Path]) -> Decoded:
         raise InputError(f"{job.clip.path}: no frame could be decoded; the file is damaged")
     n, (w, h) = len(times), small
     maps = [
-        np.memmap(f, t, "r", shape=s)
+        job.maps.kept(np.memmap(f, t, "r", shape=s))
         for f, t, s in zip(files, "Bfb", ((n, h, w, 3), (n, h, w), (n, h, w)), strict=True)
     ]
     return Decoded(indices, times, names, first, lost, notes, *maps, job.size)

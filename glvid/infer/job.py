@@ -11,6 +11,8 @@ import torch
 
 from glvid import refine, results, weights
 from glvid.dense import Dense
+from glvid.infer.maps import Maps
+from glvid.networks import hub
 from glvid.predict import (
     FlowOf,
     dis_flow,
@@ -137,6 +139,7 @@ class Job:
     undistort: Callable[[np.ndarray], np.ndarray] | None
     masks: dict[str, Path]
     clock: Clock
+    maps: Maps
 
 
 def fixed(job: Job) -> bool:
@@ -146,7 +149,10 @@ def fixed(job: Job) -> bool:
 
 def load_networks(options: InferOptions, device: str, precision: str) -> Networks:
     """Depth, camera and, if asked for, flow network."""
-    depth, depth_facts = weights.load(options.depth_model or "depth-small", "depth", device)
+    if options.depth_model and hub.named(options.depth_model):
+        depth, depth_facts = hub.load(options.depth_model, device)
+    else:
+        depth, depth_facts = weights.load(options.depth_model or "depth-small", "depth", device)
     camera, camera_facts = weights.load("camera-small", "camera", device)
     facts = {"depth": depth_facts, "camera": camera_facts}
     flow = dis_flow if options.refine == "none" else fine_dis_flow

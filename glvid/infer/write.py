@@ -23,7 +23,6 @@ from glvid.parallel import each
 from glvid.predict import (
     as_tensor,
     dis_flow,
-    working_size,
 )
 from glvid.types import GLOBAL_SHUTTER, Trajectory
 from glvid.warp import guided_upsample, length, resize, resize_flow
@@ -142,11 +141,12 @@ def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple
 
 
 def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Flow (2, H, W) between two stored images; the network's is computed at working size."""
+    """Flow (2, H, W) between two stored images."""
     if job.options.flow == "dis":
         return dis_flow(here[None], after[None])[0].numpy()
-    small = [cv2.resize(x, working_size(job.size), interpolation=cv2.INTER_AREA)[None] for x in (here, after)]
-    return resize_flow(job.networks.flow(*small), job.size)[0].numpy()
+    size = tuple(max(32, 32 * round(side / 32)) for side in job.size)  # what the network takes
+    fitting = [cv2.resize(x, size, interpolation=cv2.INTER_AREA)[None] for x in (here, after)]
+    return resize_flow(job.networks.flow(*fitting), job.size)[0].numpy()
 
 
 def refined_flow(

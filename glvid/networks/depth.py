@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from glvid.networks.blocks import Context, Residual, Stage, conv, coordinates, double, norm, standardised
 
 START = 10.0  # depth that the untrained network says everywhere
+SPREADS = (-5.0, 1.5)  # log of log depth: what the network can say of its error
 
 
 @dataclass(frozen=True)
 class DepthConfig:
-    """Channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the size; residual blocks from 1/4 on; range of depth."""
+    """Channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the size; residual blocks from 1/4 on; range of depth; and more."""
 
     channels: tuple[int, ...] = (32, 48, 96, 144, 192)
     blocks: tuple[int, ...] = (1, 1, 2, 2)
     near: float = 0.1
     far: float = 1000.0
+    spread: bool = False  # does it say how far off it may be?
 
 
 class Join(nn.Module):
@@ -70,6 +72,7 @@ class DepthNet(nn.Module):
         self.up2 = nn.Sequential(norm(c4), nn.ReLU(), conv(c4, c2))
         self.skip2, self.mix2 = conv(c2, c2, kernel=1), nn.Sequential(norm(c2), nn.ReLU(), conv(c2, c2))
         self.heads = nn.ModuleList(Head(c, n) for c, n in ((c8, 1), (c4, 1), (c2, 1), (c2, 4)))
+        self.spread = Head(c2, 1) if config.spread else None
         near, far = config.near, config.far
         share = torch.tensor((1 / START - 1 / far) / (1 / near - 1 / far))
         self.heads[0].conv.bias.data[:] = torch.logit(share)
@@ -88,13 +91,21 @@ class DepthNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B 1 _h _w"]]:
         """Disparity (1 / depth, within 1 / far .. 1 / near) at full, 1/2, 1/4 and 1/8 size; H, W multiples of 32."""
+        return self.look(images)[0]
+
+    def look(
+        self, images: Float[Tensor, "B 3 H W"]
+    ) -> tuple[list[Float[Tensor, "B 1 _h _w"]], Float[Tensor, "B 1 H W"] | None]:
+        """Disparities as `forward` gives them, and the log of how far log depth is expected to be off, up to the
+        picture's scale; None for networks that do not say."""
         y8, y4, y2 = self.features(images)
         l8 = self.heads[0](y8)
         l4 = double(l8) + self.heads[1](y4)
         l2 = double(l4) + self.heads[2](y2)
         l1 = double(l2) + F.pixel_shuffle(self.heads[3](y2), 2)
         near, far = self.config.near, self.config.far
-        return [1 / far + (1 / near - 1 / far) * torch.sigmoid(x) for x in (l1, l2, l4, l8)]
+        spread = None if self.spread is None else double(self.spread(y2)).clamp(*SPREADS)
+        return [1 / far + (1 / near - 1 / far) * torch.sigmoid(x) for x in (l1, l2, l4, l8)], spread
 
     def depth(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
         """Depth z > 0 at full size, up to scale; images 0..1, H and W multiples of 32."""

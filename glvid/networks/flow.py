@@ -1,6 +1,7 @@
-"""FlowNet: optical flow of two frames, coarse to fine."""
+"""FlowNet: optical flow of two frames, coarse to fine, from a first guess where there is one."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.networks.blocks import Residual, Stage, conv, correlation, double, norm, standardised
-from glvid.warp import warp
+from glvid.warp import resize_flow, warp
+
+UNIT = 8.0  # px; flow enters convolutions in these
+SPREADS = (-5.0, 5.0)  # log px: what the network can say of its error
 
 
 @dataclass(frozen=True)
@@ -17,25 +21,40 @@ class FlowConfig:
 
     channels: tuple[int, ...] = (32, 48, 64, 96, 128)
     matched: int = 32
-    hidden: int = 80
+    hidden: int = 96
     radius: int = 3
 
 
+class Matched(NamedTuple):
+    """Flow a -> b at full size, then at 1/4, 1/8, 1/16, 1/32, each in px of its own size; and how far the first may
+    be off: log of the expected end-point error in px."""
+
+    flows: list[Float[Tensor, "B 2 _h _w"]]
+    log_spread: Float[Tensor, "B 1 H W"]
+
+    @property
+    def flow(self) -> Float[Tensor, "B 2 H W"]:
+        """At full size."""
+        return self.flows[0]
+
+
 def convex_upsample(
-    flow: Float[Tensor, "B 2 h w"], mask: Float[Tensor, "B M h w"], factor: int
-) -> Float[Tensor, "B 2 H W"]:
-    """Each fine vector is a learned convex combination of 3x3 coarse ones (RAFT, section 3.3), `factor` x as long."""
-    b, _, h, w = flow.shape
+    flow: Float[Tensor, "B C h w"], mask: Float[Tensor, "B M h w"], factor: int
+) -> Float[Tensor, "B C H W"]:
+    """Each fine vector is a learned convex combination of 3x3 coarse ones (RAFT, section 3.3)."""
+    b, c, h, w = flow.shape
     weights = mask.reshape(b, 1, 9, factor, factor, h, w).softmax(2)
-    near = F.unfold(F.pad(flow * factor, (1, 1, 1, 1), mode="replicate"), 3).view(b, 2, 9, 1, 1, h, w)
-    return (weights * near).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(b, 2, factor * h, factor * w)
+    near = F.unfold(F.pad(flow, (1, 1, 1, 1), mode="replicate"), 3).view(b, c, 9, 1, 1, h, w)
+    return (weights * near).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(b, c, factor * h, factor * w)
 
 
 class FlowNet(nn.Module):
     """Flow by warping and local cost volumes over a pyramid (PWC-Net, Sun et al. 2018), one decoder for all levels.
 
-    Levels 1/32 to 1/4; each looks `radius` px around what the level below found. The last is brought to half size by
-    learned convex combinations, from there to full size by bilinear ones.
+    Levels 1/32 to 1/4; each looks `radius` px around two guesses: what the level below found, and what the caller
+    brings (`start`: DIS, say, which follows fine texture better than a small network, but not what is large and far,
+    hidden or without texture). A gate chooses between them, a step goes on from there. The last level is brought to
+    full size by learned convex combinations.
     """
 
     def __init__(self, config: FlowConfig | None = None):
@@ -46,10 +65,12 @@ class FlowNet(nn.Module):
         self.stem = conv(12, c2)
         self.stages = nn.ModuleList(Stage(a, b, 1) for a, b in zip([c2, *rest], rest, strict=False))
         self.match = nn.ModuleList(nn.Sequential(norm(c), conv(c, m, kernel=1)) for c in rest)
-        self.mix = nn.Sequential(conv((2 * config.radius + 1) ** 2 + 2 * m + 2, k), nn.ReLU(), conv(k, k), Residual(k))
-        self.state, self.step = conv(k, m), conv(k, 2)
-        self.mask = nn.Sequential(nn.ReLU(), conv(k, 9 * 4, kernel=1))
-        nn.init.zeros_(self.step.weight)
+        guesses = 2 * (2 * config.radius + 1) ** 2 + 2 * 2
+        self.mix = nn.Sequential(conv(guesses + 2 * m, k), nn.ReLU(), conv(k, k), Residual(k))
+        self.state, self.step = conv(k, m), conv(k, 3)  # the step's third channel is the gate
+        self.fine = nn.Sequential(nn.ReLU(), conv(k, 9 * 16 + 1, kernel=1))  # weights of the 3x3, and the spread
+        for last in (self.step, self.fine[-1]):
+            nn.init.zeros_(last.weight)
 
     def pyramid(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Features to match, coarsest (1/32) first, `matched` channels each."""
@@ -59,8 +80,10 @@ class FlowNet(nn.Module):
             levels.append(match(x).float())
         return levels[::-1]
 
-    def forward(self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B 2 _h _w"]]:
-        """Flow a -> b: full size first, then 1/4, 1/8, 1/16, 1/32, each in px of its own size; H, W multiples of 32."""
+    def forward(
+        self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"], start: Float[Tensor, "B 2 H W"] | None = None
+    ) -> Matched:
+        """Flow a -> b; H, W multiples of 32. `start`: a first guess in px, or None."""
         levels = self.pyramid(torch.cat([a, b]))
         flow = levels[0].new_zeros(len(a), 2, *levels[0].shape[-2:])
         state = levels[0].new_zeros(len(a), self.config.matched, *flow.shape[-2:])
@@ -68,9 +91,22 @@ class FlowNet(nn.Module):
         for k, (fa, fb) in enumerate(level.chunk(2) for level in levels):
             if k:
                 flow, state = 2 * double(flow), double(state)
-            cost = 4 * correlation(fa, warp(fb, flow.detach())[0], self.config.radius)  # then as strong as the features
-            hidden = self.mix(torch.cat([cost, fa, state, flow.detach() / 8], 1))
-            flow, state = flow + self.step(hidden).float(), self.state(hidden).float().tanh()
+            other = flow if start is None else resize_flow(start, (fa.shape[-1], fa.shape[-2]))
+            flow, state, hidden = self.better(fa, fb, flow, other, state)
             flows.append(flow)
-        half = convex_upsample(flow, self.mask(hidden).float(), 2)
-        return [2 * double(half), *flows[::-1]]
+        last = self.fine(hidden).float()
+        full = convex_upsample(4 * flow, last[:, :-1], 4)
+        spread = F.interpolate(last[:, -1:], scale_factor=4, mode="bilinear", align_corners=False).clamp(*SPREADS)
+        return Matched([full, *flows[::-1]], spread)
+
+    def better(
+        self, fa: Tensor, fb: Tensor, flow: Tensor, other: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Flow of a level from two guesses, the state carried to the next level, and what was seen."""
+        guesses = [flow.detach()] if other is flow else [flow.detach(), other]
+        costs = [4 * correlation(fa, warp(fb, f)[0], self.config.radius) for f in guesses]  # as strong as the features
+        both = [costs[0], costs[-1], guesses[0] / UNIT, (guesses[-1] - guesses[0]) / UNIT]
+        hidden = self.mix(torch.cat([*both, fa, state], 1))
+        step = self.step(hidden).float()
+        flow = flow + torch.sigmoid(step[:, 2:]) * (other - flow) + step[:, :2]
+        return flow, self.state(hidden).float().tanh(), hidden

@@ -12,6 +12,7 @@ from torch import Tensor
 from glvid.errors import UsageError
 from glvid.synthetic import places
 from glvid.synthetic import things as make
+from glvid.synthetic.sets import Library, sample
 from glvid.synthetic.surfaces import Atlas, Random, atlas
 from glvid.synthetic.truth import Truth, render
 from glvid.synthetic.world import ROOM, Thing, World, clear, packed, yaw
@@ -275,8 +276,11 @@ def samples(
     device: str | torch.device = "cpu",
     textures: Tensor | None = None,
     kind: str | None = None,
+    furnished: Library | None = None,
 ) -> Iterator[Truth]:
     """Worlds seed, seed + 1, ... of one kind or any, and of random field of view (25 to 120 degrees), images degraded.
+
+    With `furnished`, pairs of any kind: three of four worlds are built of its models.
 
     Raises UsageError if a seed would reach those kept for evaluation (>= RESERVED).
     """
@@ -288,7 +292,10 @@ def samples(
         if paints is None or n % 8 == 0:  # painting an atlas costs more than a world
             paints = atlas(np.random.default_rng([n - n % 8, 13]), device, textures, 24)
         fov = float(rng.triangular(25, 60, 120))
-        truth = scene(n, kind, frames, size, device, paints, fov)
+        if furnished is not None and kind is None and frames == 2 and n % 4:
+            truth = sample(n, furnished, size)
+        else:
+            truth = scene(n, kind, frames, size, device, paints, fov)
         yield replace(truth, images=degrade(truth.images, torch.Generator().manual_seed(n)))
 
 

@@ -50,7 +50,7 @@ def predicted(
     windows, steps = images.shape[0], images.shape[1] - 1
     a, b = images[:, :-1].flatten(0, 1), images[:, 1:].flatten(0, 1)
     depth = nets["depth"].depth(images.flatten(0, 1)).float().unflatten(0, (windows, steps + 1))
-    flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a]))[0].float().unflatten(0, (2, windows, steps))
+    flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a])).flow.float().unflatten(0, (2, windows, steps))
     motion, this_T_next, said = nets["camera"](a, b)
     said = Intrinsics(*(x.float().unflatten(0, (windows, steps)).mean(1) for x in (said.focal, said.center)), said.size)
     motion, this_T_next = (x.float().unflatten(0, (windows, steps)) for x in (motion, this_T_next))

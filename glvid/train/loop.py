@@ -218,7 +218,10 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
             if options.render:
                 least = max(now.pairs, min(FEWEST, options.rows))
                 seed = TRAIN_SEED + options.seed
-                stack.enter_context(filling(pool, seed, options.textures, least=least, device=str(team.device)))
+                rendering = filling(
+                    pool, seed, options.textures, least=least, device=str(team.device), assets=options.assets
+                )
+                stack.enter_context(rendering)
         now.pairs = agreed(now.pairs or pairs_ready(pool), team)
         log, board = None, None
         if team.leads:

@@ -27,6 +27,7 @@ class Options:
     size: tuple[int, int] = (384, 224)  # trained at
     rendered: tuple[int, int] = (384, 224)  # at which worlds are rendered
     textures: Path | None = None  # folder of photos for rendered surfaces
+    assets: Path | None = None  # folder of models (GLB) for rendered worlds
     kind: str | None = None  # of rendered worlds, to learn and to validate on; None: all of them
     rate: float = 4e-4
     seed: int = 0
@@ -46,7 +47,7 @@ class Options:
         return ALL if self.stage == "all" else (self.stage,)
 
 
-SIZES, PATHS, LISTS = ("size", "rendered"), ("out", "textures"), {"data": Path, "exclude": str}
+SIZES, PATHS, LISTS = ("size", "rendered"), ("out", "textures", "assets"), {"data": Path, "exclude": str}
 CHOICES = {"objective": ("glvid", "paper"), "precision": ("auto", "bf16", "fp32")}
 LEAST = {"steps": 1, "batch": 1, "rows": 10, "held": 1, "seed": 0, "threads": 0}
 SEEDS = 500_000  # training seeds stay below; worlds for validation and evaluation come later
@@ -78,6 +79,8 @@ def checked(options: Options) -> Options:
         raise UsageError(f"--seed {options.seed}: must be below {SEEDS}; later worlds are for validation")
     if options.textures is not None and not options.textures.is_dir():
         raise UsageError(f"--textures {options.textures}: is no folder of photos")
+    if options.assets is not None and not options.assets.is_dir():
+        raise UsageError(f"--assets {options.assets}: is no folder of models")
     if options.init not in ("shipped", "none") and not Path(options.init).exists():
         raise UsageError(f"--init {options.init}: is neither shipped nor none nor a folder of weights")
     return options

@@ -35,7 +35,7 @@ def pictures(
         depth = _depth(mean["depth"].depth(batch.a)), _depth(batch.depth)
         out["depth"] = np.hstack([_image(batch.a[0]), *_painted(depth)])
     if "flow" in mean:
-        flow = [x[0].float().cpu().numpy() for x in (mean["flow"](batch.a, batch.b)[0], batch.flow)]
+        flow = [x[0].float().cpu().numpy() for x in (mean["flow"](batch.a, batch.b).flow, batch.flow)]
         radius = max(1.0, float(np.percentile(np.hypot(*flow[1]), 98)))
         out["flow"] = np.hstack([_image(batch.a[0]), *(flow_colors(x, radius) for x in flow)])
     return out

@@ -9,7 +9,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from glvid.errors import InputError, UsageError
 from glvid.formats import cannot_write
 from glvid.lessons import GUESS, taught
 from glvid.networks import KINDS
-from glvid.predict import as_tensor, predict_camera, working_size
+from glvid.predict import as_tensor, dis_flow, predict_camera, working_size
 from glvid.results import check_space
+from glvid.synthetic.collage import Photo, collage, photos
 from glvid.train.options import Options
 from glvid.types import FlowPair, Intrinsics
 
@@ -35,6 +36,7 @@ WINDOW = 4  # pairs that one window of three frames costs as much as
 REPLAY = 0.5  # share of rendered batches in stage `joint`
 LESSONS = 0.4  # share of batches from real clips in stage `depth`, where there are some
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
+COLLAGES, UNTOLD = 0.6, 0.25  # shares in stage `flow`: of batches of collages, and of those without a first guess
 PAIRS = 0.5  # share of batches from pairs with flow in stage `flow`, where there are some
 ROW = 2_000_000  # bytes of a rendered pair at 384x224
 CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
@@ -120,12 +122,63 @@ def drawing(
             return _windows(footing, rng, [own[k - samples.start] for k in samples if k % WINDOW == 0])
         if stage == "depth" and lessons and dice < LESSONS:
             return Draw("lesson", batch=drawn(lessons, own, target))
-        if stage == "flow" and pairs and dice < PAIRS:
-            return Draw("flow", batch=collate([flow_item(pairs, r, target) for r in own], target))
+        if stage == "flow":
+            batch, guessed = flow_batch(options, pool, pairs, own, dice, target, upto), rng.random() > UNTOLD
+            return Draw("flow", batch=guess(batch) if guessed else batch)
         kind = stage if stage != "joint" else ("depth" if dice < 0.7 * REPLAY else "flow")
         return Draw(kind, camera, draw(pool, own, upto, target))
 
     return one
+
+
+def flow_batch(
+    options: Options,
+    pool: Pool,
+    pairs: Sequence[FlowPair],
+    own: list[np.random.Generator],
+    dice: float,
+    target: tuple[int, int],
+    upto: int,
+) -> Batch:
+    """Pairs with flow: of one's own where there are some, collages, rendered ones."""
+    if pairs and dice < PAIRS:
+        return collate([flow_item(pairs, r, target) for r in own], target)
+    if dice < (PAIRS if pairs else 0) + COLLAGES * (1 - PAIRS if pairs else 1):
+        return collate([collage_item(photos(options.textures), r, target) for r in own], target)
+    return draw(pool, own, upto, target)
+
+
+def guess(batch: Batch) -> Batch:
+    """The same with DIS as the first guess of its flow."""
+    a, b = (np.ascontiguousarray((255 * x).byte().permute(0, 2, 3, 1).numpy()) for x in (batch.a, batch.b))
+    return replace(batch, start=dis_flow(a, b))
+
+
+def collage_item(textures: Sequence[Photo], rng: np.random.Generator, target: tuple[int, int]) -> dict[str, np.ndarray]:
+    """A collage recoloured as rendered pairs are, its frames unlike in exposure and noise."""
+    made = collage(rng, target, textures)
+    a, b = (unlike(rng, image) for image in jittered(rng, [made.a, made.b]))
+    return item_of(a, b, made.flow, np.ones(target[::-1], np.float32), made.visible.astype(np.float32), target)
+
+
+def unlike(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """A frame with a little exposure and noise of its own."""
+    gain, spread = np.exp(rng.normal(0, 0.04)), rng.exponential(2.5)
+    noise = rng.standard_normal(image.shape, np.float32)
+    return (
+        (image * np.float32(gain) + np.float32(spread) * noise + np.float32(rng.normal(0, 2)))
+        .clip(0, 255)
+        .astype(np.uint8)
+    )
+
+
+def item_of(
+    a: np.ndarray, b: np.ndarray, flow: np.ndarray, known: np.ndarray, visible: np.ndarray, target: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """What is known of a pair of which only flow is known, as `augmented` gives it."""
+    item = {"a": a, "b": b, "depth": np.ones(target[::-1], np.float32), "sure": known, "flow": flow, "visible": visible}
+    focal, center = np.full(2, target[0], np.float32), np.array(target) / 2
+    return item | {"b_T_a": np.eye(4, dtype=np.float32), "focal": focal, "center": center}
 
 
 def flow_item(pairs: Sequence[FlowPair], rng: np.random.Generator, target: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -145,9 +198,7 @@ def flow_item(pairs: Sequence[FlowPair], rng: np.random.Generator, target: tuple
         )
     )  # fmt: skip
     a, b = jittered(rng, [a, b])
-    nothing = np.ones(target[::-1], np.float32)
-    item = {"a": a, "b": b, "depth": nothing, "sure": known, "flow": flow * ratio, "visible": nothing}
-    item |= {"b_T_a": np.eye(4, dtype=np.float32), "focal": ratio * 0 + target[0], "center": np.array(target) / 2}
+    item = item_of(a, b, flow * ratio, known, np.ones(target[::-1], np.float32), target)
     return mirrored(item) if rng.random() < 0.5 else item
 
 

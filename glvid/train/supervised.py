@@ -11,6 +11,7 @@ from glvid.types import Intrinsics
 from glvid.warp import resize, resize_flow
 
 FAR_OFF = 1.5  # log units: being too far by more than this adds nothing to the relative error
+SPREAD = 0.1  # weight of the loss of what flow says of its own error
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
 
 
@@ -109,7 +110,7 @@ def flow_loss(flows: list[Tensor], truth: Tensor, known: Tensor) -> Tensor:
     return loss
 
 
-DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.1}
+DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.1, "spread": SPREAD}
 CAMERA_WEIGHTS = {"motion": 0.05, "pose": 0.05, "match": 0.05, "focal": 0.05, "center": 0.05}
 
 
@@ -120,23 +121,45 @@ def weighted(parts: dict[str, Tensor]) -> Tensor:
 
 def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
     """Depth, and camera, from rendered truth."""
-    disparities = [x.float() for x in nets["depth"](batch.a)]
-    with exact(batch.a):
-        parts = depth_loss(disparities, batch.depth, batch.sure)
+    parts = depth_parts(nets["depth"], batch)
     if with_camera:
         parts |= camera_loss(nets["camera"], batch)
     return weighted(parts), parts
+
+
+def depth_parts(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Loss parts of depth, and of what the network says of its error where it does."""
+    disparities, log_spread = net.look(batch.a)
+    disparities = [x.float() for x in disparities]
+    with exact(batch.a):
+        parts = depth_loss(disparities, batch.depth, batch.sure)
+        if log_spread is not None:
+            off = -disparities[0].detach().log() - batch.depth.clamp(0.1, CAP).log()
+            near = batch.sure * (batch.depth < CAP)
+            parts["spread"] = spread_loss(log_spread.float(), (off - middle(off, near)).abs(), near)
+    return parts
 
 
 def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     """Flow from rendered truth; vectors longer than half the picture are cut (they leave it anyway)."""
     bound = batch.flow.shape[-1] / 2
     truth = batch.flow.clamp(-bound, bound)
-    flows = [x.float() for x in nets["flow"](batch.a, batch.b)]
+    found = nets["flow"](batch.a, batch.b, batch.start)
     with exact(batch.a):
-        loss = flow_loss(flows, truth, batch.sure)
+        flows, log_spread = [x.float() for x in found.flows], found.log_spread.float()
         apart = (flows[0] - truth).norm(dim=1, keepdim=True)
-        return loss, {"loss_flow": loss, "epe": (batch.sure * apart).sum() / batch.sure.sum().clamp_min(1)}
+        parts = {"loss_flow": flow_loss(flows, truth, batch.sure), "spread": spread_loss(log_spread, apart, batch.sure)}
+        loss = parts["loss_flow"] + SPREAD * parts["spread"]
+        return loss, parts | {"epe": (batch.sure * apart).sum() / batch.sure.sum().clamp_min(1)}
+
+
+def spread_loss(log_spread: Tensor, apart: Tensor, known: Tensor) -> Tensor:
+    """Negative log likelihood, but for constants, of errors whose length is exponential with mean exp(log_spread).
+
+    Least where that is the expected error. Flow itself does not learn from it: it would care less for what is hard
+    (Seitzer et al. 2022).
+    """
+    return (known * (log_spread + apart.detach() * (-log_spread).exp())).mean()
 
 
 def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
@@ -147,10 +170,9 @@ def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) ->
 
 def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Depth from what geometry found out about real clips; their scale is a guess, so it is not learned."""
-    disparities = [x.float() for x in nets["depth"](batch.a)]
-    with exact(batch.a):
-        parts = depth_loss(disparities, batch.depth, batch.sure)
-    return weighted({k: parts[k] for k in ("value", "relative", "slope")}), {f"real_{k}": v for k, v in parts.items()}
+    parts = depth_parts(nets["depth"], batch)
+    learned = {k: v for k, v in parts.items() if k != "scale"}
+    return weighted(learned), {f"real_{k}": v for k, v in parts.items()}
 
 
 SUPERVISED = {"depth": depth_stage, "camera": camera_stage, "flow": flow_stage}

@@ -9,7 +9,7 @@ from glvid.data.pool import collate, drawn, fill, whole
 from glvid.predict import as_tensor
 from glvid.train.joint import predicted, together, unlikeness
 from glvid.train.options import Options
-from glvid.train.sources import HELD_SEED, Footing, held_pool
+from glvid.train.sources import HELD_SEED, Footing, guess, held_pool
 from glvid.train.supervised import SUPERVISED, abs_rel
 from glvid.types import Intrinsics
 
@@ -40,12 +40,15 @@ def validated(
 def _rendered(mean: nn.ModuleDict, stage: str, options: Options, device: torch.device) -> dict[str, float]:
     pool = held_pool(options)
     if options.render:
-        fill(pool, HELD_SEED, options.textures, count=options.held)
+        fill(pool, HELD_SEED, options.textures, count=options.held, assets=options.assets)
     ring, counter = pool.open()
     count, sums = min(int(counter[0]), options.held), {}
     for first in range(0, count, 8):
         some = range(first, min(first + 8, count))
         batch, found = collate([whole(ring[k], options.size) for k in some], options.size).to(device), {}
+        if "flow" in mean and stage == "flow":
+            batch = guess(batch.to("cpu")).to(device)
+            found["epe_start"] = (batch.start - batch.flow).norm(dim=1).mean()
         for kind in mean:
             found |= SUPERVISED[kind](mean, batch, with_camera=False)[1]
         if "depth" in mean:

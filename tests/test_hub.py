@@ -1,0 +1,170 @@
+"""Depth models of the hub: small ones made on the spot, saved and loaded; and one that knows a corrupted truth."""
+
+import json
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from glvid.errors import ModelError
+from glvid.infer import InferOptions, run
+from glvid.networks import hub
+from glvid.results import open_run
+from glvid.synthetic import SKY, scene
+
+transformers = pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A Depth-Anything-class model of random weights in a folder."""
+    folder = tmp_path_factory.mktemp("hub") / "tiny"
+    torch.manual_seed(0)
+    backbone = transformers.Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
+        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    config = transformers.DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, patch_size=14, neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type="relative",
+    )  # fmt: skip
+    transformers.DepthAnythingForDepthEstimation(config).save_pretrained(folder)
+    described = {
+        "size": {"height": 56, "width": 56},
+        "ensure_multiple_of": 14,
+        "keep_aspect_ratio": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(described))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\nA model.\n")
+    return folder
+
+
+def copied(saved, to, change=None):
+    """The model elsewhere, its configuration changed."""
+    to.mkdir()
+    for file in saved.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    if change:
+        config = json.loads((to / "config.json").read_text()) | change
+        (to / "config.json").write_text(json.dumps(config))
+    return to
+
+
+def test_a_folder_is_loaded_with_its_own_preprocessing(saved):
+    net, facts = hub.load(str(saved))
+    assert net.relative and net.images == hub.Preprocessing((56, 56), 14, True, (0.5,) * 3, (0.25,) * 3)
+    assert facts["licence"] == "apache-2.0" and len(facts["sha256"]) == 64 and facts["name"] == f"hf:{saved}"
+    images = torch.rand(2, 3, 64, 96)
+    with torch.inference_mode():
+        depth = net.depth(images)
+        assert depth.shape == (2, 1, 64, 96) and (depth > 0).all() and torch.isfinite(depth).all()
+        assert torch.allclose(net.depth(images[1:]), depth[1:], rtol=1e-3)
+
+
+def test_the_model_gets_what_its_own_processor_would_give(saved):
+    """Size, mean and spread as transformers' processor makes them of the same picture."""
+    net, seen = hub.load(str(saved))[0], {}
+    net.model = SimpleModel(lambda pixel_values: seen.update(x=pixel_values) or torch.ones(len(pixel_values), 8, 8))
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8), (80, 60))
+    net.depth(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
+    processor = transformers.DPTImageProcessor.from_pretrained(saved)
+    wanted = processor(picture, return_tensors="pt").pixel_values
+    assert seen["x"].shape == wanted.shape and (seen["x"] - wanted).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((384, 224), (518, 308)), ((640, 480), (686, 518)), ((1280, 720), (924, 518))]
+)
+def test_sizes_keep_the_aspect(size, wanted):
+    assert hub.preprocessing({}).size(size) == wanted
+
+
+def test_a_name_can_say_that_a_model_is_metric(saved):
+    relative, metric = hub.load(f"hf:{saved}@relative")[0], hub.load(f"hf:{saved}@metric")[0]
+    assert relative.relative and not metric.relative
+    x = 1 + torch.rand(1, 56, 56)
+    for net in (relative, metric):
+        net.model = SimpleModel(lambda pixel_values: x)
+    images = torch.rand(1, 3, 56, 56)
+    assert torch.allclose(metric.depth(images)[:, 0], x)
+    assert torch.allclose(relative.depth(images)[:, 0], 1 / (x / x.median() + hub.SHIFT))
+
+
+def test_what_is_no_depth_model_is_refused(saved, tmp_path):
+    unsaid = copied(saved, tmp_path / "unsaid", {"depth_estimation_type": None})
+    other = copied(saved, tmp_path / "other", {"model_type": "bert", "architectures": ["BertModel"]})
+    pickled = copied(saved, tmp_path / "pickled")
+    torch.save({}, pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    (tmp_path / "empty").mkdir()
+    for name, words in (
+        (unsaid, "@metric"), (f"{other}@metric", "not a depth model"), (pickled, "cannot load its weights"),
+        (tmp_path / "empty", "no config.json"), (f"hf:{saved}@funny", "none of metric, relative"),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=words):
+            hub.load(str(name))
+
+
+def test_without_a_network_or_the_extra_it_says_so(saved, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="network"):
+        hub.load("hf:nobody/no-such-model")
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"glvid\[hub\]"):
+        hub.load(str(saved))
+
+
+class SimpleModel(torch.nn.Module):
+    """A function as a model of transformers."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, pixel_values):
+        return SimpleNamespace(predicted_depth=self.said(pixel_values))
+
+
+def test_infer_with_a_relative_model_ends_nearer_the_truth_than_it_says(tmp_path, monkeypatch):
+    """A model that knows true inverse depth of every frame, stretched and shifted: the clip tells the shift."""
+    truth = scene(920_031, "handheld", frames=10, size=(192, 128))
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for k, image in enumerate(truth.images):
+        bgr = (image.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        cv2.imwrite(str(folder / f"{k:03d}.png"), bgr)
+    small = torch.nn.functional.interpolate(truth.images, (16, 24), mode="area")
+
+    def said(pixel_values):
+        seen = torch.nn.functional.interpolate(pixel_values, (16, 24), mode="area")
+        at = [(small - x).abs().mean((1, 2, 3)).argmin() for x in seen]
+        inverse = 1 / truth.depth[torch.stack(at), 0]
+        return 40 * (inverse + 0.6 * inverse.median())  # far from what is assumed at first
+
+    images = hub.Preprocessing((192, 128), 2, False, (0.0,) * 3, (1.0,) * 3)
+    net = hub.HubDepth(SimpleModel(said), images, relative=True)
+    facts = {"name": "hf:corrupted", "sha256": "0" * 64, "licence": "mit"}
+    monkeypatch.setattr(hub, "load", lambda name, device: (net, facts))
+    info = run(folder, tmp_path / "out", InferOptions(depth_model="hf:corrupted", refine="none", precision="fp32"))
+    assert info["models"]["depth"] == facts
+    assert info["warnings"] == [] or not any("hardly changes place" in w for w in info["warnings"])
+    with torch.inference_mode():
+        before = far_off(net.depth(truth.images)[:, 0].numpy(), truth)
+    clip = open_run(tmp_path / "out")
+    after = far_off([clip.depth(row) for row in clip.rows], truth)
+    assert after < 0.4 * before
+
+
+def far_off(depths, truth):
+    """Abs Rel after one median scale per frame."""
+    errors = []
+    for d, t in zip(depths, truth.depth[:, 0].numpy(), strict=True):
+        ok = (t < SKY / 2) & np.isfinite(d)
+        errors.append(np.mean(np.abs(d[ok] * np.median(t[ok] / d[ok]) - t[ok]) / t[ok]))
+    return float(np.mean(errors))
