@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-EVERY = 32  # calls of `advance` between two times that pages are given back
+EVERY = 256  # frames of progress between two times that pages are given back
 
 
 class Maps:
@@ -20,7 +20,7 @@ class Maps:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.known, self.calls = folder, [], 0
+        self.folder, self.known, self.frames = folder, [], 0
 
     def store(self, shape: tuple[int, ...], kind: type = np.float32) -> np.ndarray:
         """Zeros."""
@@ -40,12 +40,13 @@ class Maps:
                 array._mmap.madvise(mmap.MADV_DONTNEED)
 
     def relieving(self, advance: Callable[[int], None]) -> Callable[[int], None]:
-        """`advance`, with `release` every EVERY calls."""
+        """`advance`, with `release` every EVERY frames."""
 
         def advanced(n: int) -> None:
             advance(n)
-            self.calls += 1
-            if self.calls % EVERY == 0:
+            self.frames += n
+            if self.frames >= EVERY:
+                self.frames = 0
                 self.release()
 
         return advanced
