@@ -1,5 +1,7 @@
 """Priors that are inverse depth up to scale and shift become depth, where the camera moves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -60,9 +62,9 @@ def test_scale_and_shift_are_found_and_undone_in_every_frame(shift):
     scale = np.exp(0.1 * np.sin(np.arange(FRAMES)))[:, None, None]
     said = 3 * scale * (1 / depth[:, 0].numpy() + shift)  # inverse depth, of another unit in every frame
     shot = Shot(np.arange(FRAMES) / 15, images, (1 / said).astype(np.float32))
-    fixed, solved, found = straightened(
-        shot, TrueFlows(shot, depth, poses, camera), solution_of(poses, camera), np.zeros
-    )
+    unit = torch.from_numpy(np.median(said * depth[:, 0].numpy(), (1, 2))).double()  # as the solve would tie them
+    before = replace(solution_of(poses, camera), depth_scale=unit)
+    fixed, solved, found = straightened(shot, TrueFlows(shot, depth, poses, camera), before, np.zeros)
     straight = fixed.depth * solved.depth_scale.numpy()[:, None, None]
     assert np.median(np.abs(straight / depth[:, 0].numpy() - 1)) < 0.02
     assert np.abs(straight / depth[:, 0].numpy() - 1).mean() < 0.03
@@ -85,3 +87,31 @@ def test_a_camera_that_rests_leaves_everything_as_it_is():
     shot = Shot(np.arange(FRAMES) / 15, images, depth[:, 0].numpy())
     before = solution_of(poses, camera)
     assert straightened(shot, TrueFlows(shot, depth, poses, camera), before, np.zeros) == (shot, before, 0.0)
+
+
+def test_a_frame_without_points_keeps_its_own_scale_and_takes_the_shift_of_the_others():
+    """Nothing in the last frame has parallax, and the model speaks in another unit there."""
+    depth, poses, camera, images = scene()
+    unit = np.ones(FRAMES)
+    unit[-1] = 3
+    said = unit[:, None, None] * (1 / depth[:, 0].numpy() + 0.05)
+    shot = Shot(np.arange(FRAMES) / 15, images, (1 / said).astype(np.float32))
+    flows = TrueFlows(shot, depth.clone(), poses, camera)
+    flows.depth[-1] = 1e4
+    tied = torch.from_numpy(np.median(said * depth[:, 0].numpy(), (1, 2)))
+    before = replace(solution_of(poses, camera), depth_scale=tied.double())
+    fixed, solved, shift = straightened(shot, flows, before, np.zeros)
+    straight = fixed.depth[-1] * float(solved.depth_scale[-1])
+    assert shift == pytest.approx(-0.05, abs=0.02)
+    assert abs(np.median(straight / depth[-1, 0].numpy()) - 1) < 0.15
+
+
+def test_a_shift_that_makes_no_sense_is_not_taken():
+    """Truth is the same everywhere, whatever the model says: no scale explains that."""
+    depth, poses, camera, images = scene()
+    said = np.random.default_rng(0).uniform(0.5, 2, (FRAMES, SIZE[1], SIZE[0]))
+    shot = Shot(np.arange(FRAMES) / 15, images, (1 / said).astype(np.float32))
+    flat = torch.full_like(depth, 4.0)
+    before = solution_of(poses, camera)
+    after = straightened(shot, TrueFlows(shot, flat, poses, camera), before, np.zeros)
+    assert after[2] == 0.0 and after[0] is shot and after[1] is before

@@ -95,7 +95,7 @@ def test_a_name_can_say_that_a_model_is_metric(saved):
 
 
 def test_what_is_no_depth_model_is_refused(saved, tmp_path):
-    unsaid = copied(saved, tmp_path / "unsaid", {"depth_estimation_type": None})
+    unsaid = copied(saved, tmp_path / "unsaid", {"depth_estimation_type": None, "model_type": "new"})
     other = copied(saved, tmp_path / "other", {"model_type": "bert", "architectures": ["BertModel"]})
     pickled = copied(saved, tmp_path / "pickled")
     torch.save({}, pickled / "pytorch_model.bin")
@@ -168,3 +168,47 @@ def far_off(depths, truth):
         ok = (t < SKY / 2) & np.isfinite(d)
         errors.append(np.mean(np.abs(d[ok] * np.median(t[ok] / d[ok]) - t[ok]) / t[ok]))
     return float(np.mean(errors))
+
+
+def test_processors_that_say_nothing_do_what_they_do_in_transformers():
+    picture = cv2.resize(np.random.default_rng(0).integers(0, 255, (5, 7, 3), dtype=np.uint8), (100, 70))
+    for kind in ("DPTImageProcessor", "GLPNImageProcessor"):  # ZoeDepth's adds a border, which we do not
+        wanted = getattr(transformers, kind)()(picture, return_tensors="pt").pixel_values
+        seen = {}
+        net = hub.HubDepth(
+            SimpleModel(lambda pixel_values, seen=seen: seen.update(x=pixel_values) or torch.ones(1, 8, 8)),
+            hub.preprocessing({"image_processor_type": kind}), relative=False,
+        )  # fmt: skip
+        net.depth(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
+        assert seen["x"].shape == wanted.shape, kind
+        assert (seen["x"] - wanted).abs().mean() < 0.03, kind
+
+
+def test_old_configurations_and_odd_models(saved, tmp_path):
+    old, odd = copied(saved, tmp_path / "old"), copied(saved, tmp_path / "odd", {"model_type": "depth_pro"})
+    config = json.loads((old / "config.json").read_text())
+    del config["depth_estimation_type"]
+    (old / "config.json").write_text(json.dumps(config))
+    assert hub.load(str(old))[0].relative
+    with pytest.raises(ModelError, match="depth_pro"):
+        hub.load(str(odd))
+    assert hub.named(f"{saved}@metric") and hub.parted(f"{saved}@metric") == (str(saved), "metric")
+    at = copied(saved, tmp_path / "v2@home")
+    assert hub.named(str(at)) and hub.parted(str(at)) == (str(at), "") and hub.load(str(at))[0].relative
+
+
+def test_what_was_fetched_once_works_offline(saved, monkeypatch):
+    """Of files that the model does not have, the cache knows nothing."""
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def cached(source, file):
+        if (saved / file).is_file():
+            return str(saved / file)
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", cached)
+    assert hub.weight_files("someone/tiny", "hf:someone/tiny") == [saved / "model.safetensors"]
+    assert hub.licence("someone/tiny", "hf:someone/tiny") == "apache-2.0"
+    with pytest.raises(ModelError, match="not on this machine"):
+        hub._path("someone/tiny", "other.safetensors", "hf:someone/tiny", needed=True)

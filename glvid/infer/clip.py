@@ -120,9 +120,9 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
             solutions[bounds] = replace(
                 again, source=chosen.source, focal_sigma=chosen.focal_sigma, observable=chosen.observable
             )
-    ready, depth_net = {bounds: (decoded.shot(bounds), solutions[bounds]) for bounds in shots}, job.networks.depth
-    if isinstance(depth_net, hub.HubDepth) and depth_net.relative:
-        ready, depth_net = straight(job, ready, flows)
+    ready = {bounds: (decoded.shot(bounds), solutions[bounds], job.networks.depth) for bounds in shots}
+    if isinstance(job.networks.depth, hub.HubDepth) and job.networks.depth.relative:
+        ready = {bounds: straight(job, *ready[bounds], flows[bounds]) for bounds in shots}
     since = job.clock.add("solve", since)
     steps = job.options.steps or refine.STEPS[job.options.refine]
     job.report.stage("refine" if full else "moving objects", refine.work(decoded.bounds(), job.options.refine, steps))
@@ -131,27 +131,24 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
         job.options.refine, steps, job.device, store=job.maps.store, filtered=job.options.temporal_filter
     )
     for bounds in decoded.bounds():
+        shot, solution, net = ready[bounds]
         shot, dense, solution, progress = refine.refine(
-            *ready[bounds], flows.pop(bounds), depth_net, plan, job.report.advance
+            shot, solution, flows.pop(bounds), net, plan, job.report.advance
         )
         solved.append(Solved(bounds, shot, solution, dense, progress))
     job.clock.add("refine", since)
     return solved
 
 
-Ready = dict[tuple[int, int], tuple[Shot, Solution]]
-
-
-def straight(job: Job, ready: Ready, flows: dict[tuple[int, int], Flows]) -> tuple[Ready, hub.HubDepth]:
-    """Shots whose depth, a relative model's, is known up to a shift, with the shift that geometry finds; and the model
-    with that of the longest shot."""
-    net, out, longest = job.networks.depth, {}, max(ready, key=lambda b: b[1] - b[0])
-    for bounds, (shot, solution) in ready.items():
-        if solution.parallax >= PARALLAX:
-            shot, solution, shift = straightened(shot, flows[bounds], solution, job.maps.store)
-            net = hub.HubDepth(net.model, net.images, True, hub.SHIFT + shift) if bounds == longest else net
-        out[bounds] = shot, solution
-    return out, net
+def straight(
+    job: Job, shot: Shot, solution: Solution, net: hub.HubDepth, flows: Flows
+) -> tuple[Shot, Solution, hub.HubDepth]:
+    """A shot whose depth, a relative model's, is known up to a shift, with the shift that geometry finds; and the model
+    with that shift."""
+    if solution.parallax < PARALLAX:
+        return shot, solution, net
+    shot, solution, shift = straightened(shot, flows, solution, job.maps.store)
+    return shot, solution, hub.HubDepth(net.model, net.images, True, hub.SHIFT + shift)
 
 
 def starting_camera(job: Job, decoded: Decoded) -> Intrinsics:

@@ -21,14 +21,20 @@ from torch import Tensor, nn
 from glvid.errors import ModelError
 
 PREFIX, KINDS = "hf:", ("metric", "relative")
-BY_TYPE = {
-    "dpt": "relative",
-    "zoedepth": "metric",
-    "glpn": "metric",
-    "depth_pro": "metric",
-}  # where config says nothing
+BY_TYPE = {"depth_anything": "relative", "dpt": "relative", "zoedepth": "metric", "glpn": "metric"}
+OTHERS = {"depth_pro": "it says inverse depth that must be multiplied by its own guess of the field of view"}
+HALVES = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+DPT = {"size": {"height": 384, "width": 384}, "ensure_multiple_of": 1, "keep_aspect_ratio": False, **HALVES}
+ZOE = DPT | {"size": {"height": 384, "width": 512}, "keep_aspect_ratio": True}
+USUAL = {  # what transformers' processors do where their file does not say
+    "DPTImageProcessor": DPT,
+    "DPTFeatureExtractor": DPT,
+    "ZoeDepthImageProcessor": ZOE,
+    "GLPNImageProcessor": {"size_divisor": 32},
+    "GLPNFeatureExtractor": {"size_divisor": 32},
+}
 SHIFT = (
-    0.1  # of the median inverse depth: added to relative ones until geometry knows better, lest the least be infinity
+    0.1  # of the median inverse depth: added to relative ones, lest the least be infinity, until geometry tells more
 )
 FARTHEST = 1e4  # times the nearest: no depth is infinite
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,9 +46,10 @@ class Preprocessing:
     """What a model wants of its images: size (w, h; both multiples of `multiple`), mean and spread of colours 0..1.
 
     With `aspect`, images keep theirs: of the two scales that would give that width or height, the one nearer to 1.
+    Without a target they keep their size, rounded down.
     """
 
-    target: tuple[int, int]
+    target: tuple[int, int] | None
     multiple: int
     aspect: bool
     mean: tuple[float, float, float]
@@ -50,6 +57,8 @@ class Preprocessing:
 
     def size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height that images of `size` are brought to."""
+        if self.target is None:
+            return tuple(max(self.multiple, s // self.multiple * self.multiple) for s in size)
         scale = [t / s for t, s in zip(self.target, size, strict=True)]
         if self.aspect:
             scale = [min(scale, key=lambda x: abs(1 - x))] * 2
@@ -84,7 +93,13 @@ class HubDepth(nn.Module):
 
 def named(name: str) -> bool:
     """Does this name a hub model, or a folder that holds one, rather than a weight file of ours?"""
-    return name.startswith(PREFIX) or Path(name).is_dir()
+    return name.startswith(PREFIX) or Path(parted(name)[0]).is_dir()
+
+
+def parted(name: str) -> tuple[str, str]:
+    """Where a model is, and what is said of it behind the last @ ("": nothing)."""
+    source, at, said = name.removeprefix(PREFIX).rpartition("@")
+    return (source, said) if at and not Path(name.removeprefix(PREFIX)).is_dir() else (name.removeprefix(PREFIX), "")
 
 
 def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[str, str]]:
@@ -94,20 +109,23 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[
     Raises ModelError: the extra is not installed, there is no such model or no network, it is no depth model, it is
     not known whether it is metric, its weights are not safetensors.
     """
-    source, _, said = name.removeprefix(PREFIX).partition("@")
+    source, said = parted(name)
     if said and said not in KINDS:
         raise ModelError(f"--depth-model {name}: '{said}' is none of {', '.join(KINDS)}")
     try:
         import transformers
     except ImportError as error:
         raise ModelError(f"--depth-model {name}: hub models need the extra 'hub': {EXTRA}") from error
-    config = _read(source, "config.json", name)
+    config = _read(source, "config.json", name, needed=True)
     if config is None:
         raise ModelError(f"--depth-model {name}: no config.json there: it is no model of transformers")
+    if (other := config.get("model_type")) in OTHERS:
+        raise ModelError(f"--depth-model {name}: models of type {other} cannot be used: {OTHERS[other]}")
     kind = said or config.get("depth_estimation_type") or BY_TYPE.get(config.get("model_type", ""))
     if kind not in KINDS:
         hint = f"say {PREFIX}{source}@metric (it says metres) or @relative (inverse depth up to scale and shift)"
         raise ModelError(f"--depth-model {name}: its configuration does not say whether it is metric: {hint}")
+    files = weight_files(source, name)
     try:
         model = transformers.AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
     except ValueError as error:
@@ -115,12 +133,16 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[
     except OSError as error:
         raise ModelError(f"--depth-model {name}: cannot load its weights ({_line(error)})") from error
     images = preprocessing(_read(source, "preprocessor_config.json", name) or {})
-    facts = {"name": f"{PREFIX}{source}", "sha256": digest(source, name), "licence": licence(source, name)}
+    facts = {"name": f"{PREFIX}{source}", "sha256": digest(files), "licence": licence(source, name)}
     return HubDepth(model.float(), images, kind == "relative").to(device).eval(), facts
 
 
 def preprocessing(said: dict[str, Any]) -> Preprocessing:
-    """What a preprocessor_config.json asks for; where it says nothing: 518 px, multiples of 14, ImageNet's colours."""
+    """What a preprocessor_config.json asks for; where it says nothing, what its processor does by itself; of an unknown
+    one: 518 px, multiples of 14, ImageNet's colours."""
+    said = USUAL.get(said.get("image_processor_type") or said.get("feature_extractor_type") or "", {}) | said
+    if "size_divisor" in said:
+        return Preprocessing(None, int(said["size_divisor"]), True, (0.0,) * 3, (1.0,) * 3)
     size = said.get("size") or 518
     if isinstance(size, dict):
         size = size.get("shortest_edge") or (size["width"], size["height"])
@@ -128,17 +150,26 @@ def preprocessing(said: dict[str, Any]) -> Preprocessing:
     mean, spread = said.get("image_mean") or IMAGENET[0], said.get("image_std") or IMAGENET[1]
     if not said.get("do_normalize", True):
         mean, spread = (0, 0, 0), (1, 1, 1)
-    multiple = said.get("ensure_multiple_of") or said.get("size_divisor") or 14
     mean, spread = (tuple(map(float, x)) for x in (mean, spread))
-    return Preprocessing(tuple(map(int, target)), int(multiple), said.get("keep_aspect_ratio", True), mean, spread)
+    multiple = int(said.get("ensure_multiple_of") or 14)
+    return Preprocessing(tuple(map(int, target)), multiple, said.get("keep_aspect_ratio", True), mean, spread)
 
 
-def digest(source: str, name: str) -> str:
-    """sha256 over the files of weights, in the order of their names."""
-    found = hashlib.sha256()
+def weight_files(source: str, name: str) -> list[Path]:
+    """The safetensors of a model, in the order of their names. Raises ModelError where it has none."""
     index = _read(source, "model.safetensors.index.json", name)
-    for file in sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]:
-        found.update(_path(source, file, name).read_bytes())
+    parts = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    found = [_path(source, part, name, needed=True) for part in parts]
+    if None in found:
+        raise ModelError(f"--depth-model {name}: cannot load its weights: it has none as safetensors, all that is read")
+    return found
+
+
+def digest(files: list[Path]) -> str:
+    """sha256 over files, one after another."""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.read_bytes())
     return found.hexdigest()
 
 
@@ -149,17 +180,18 @@ def licence(source: str, name: str) -> str:
     return said[1].strip("\"'") if said else "unknown"
 
 
-def _read(source: str, file: str, name: str) -> dict[str, Any] | None:
+def _read(source: str, file: str, name: str, needed: bool = False) -> dict[str, Any] | None:
     """A JSON file of a model; None where it has none."""
-    path = _path(source, file, name)
+    path = _path(source, file, name, needed)
     try:
         return json.loads(path.read_text()) if path else None
     except ValueError as error:
         raise ModelError(f"--depth-model {name}: {file} is damaged ({error})") from error
 
 
-def _path(source: str, file: str, name: str) -> Path | None:
-    """Where a file of a model lies, fetched if need be; None where the model has no such file. Raises ModelError."""
+def _path(source: str, file: str, name: str, needed: bool = False) -> Path | None:
+    """Where a file of a model lies, fetched if need be; None where there is no such file, or offline none that was
+    fetched before. Raises ModelError: no such model; offline, a `needed` file that is not there."""
     if Path(source).is_dir():
         path = Path(source) / file
         return path if path.is_file() else None
@@ -169,6 +201,8 @@ def _path(source: str, file: str, name: str) -> Path | None:
     try:
         return Path(hf_hub_download(source, file))
     except LocalEntryNotFoundError as error:
+        if not needed:
+            return None
         raise ModelError(
             f"--depth-model {name}: cannot be reached and is not on this machine yet: fetch it where there is a "
             "network, or give the folder it lies in"

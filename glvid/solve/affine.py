@@ -21,6 +21,7 @@ LOG_SIGMA = 0.3  # log inverse depth that no point is believed to determine bett
 LEAST = 0.3  # relative error (one standard deviation) from which a point says nothing
 STEADY = 0.3  # points that the shot's scale and shift count as much as, in every frame
 FEWEST = 30  # points that determine a shot
+MOST = 10.0  # median inverse depths: a larger shift is none
 NEAREST, FARTHEST = 30.0, 0.003  # of the median inverse depth: no straightened inverse depth is beyond
 
 
@@ -30,7 +31,9 @@ def straightened(
     """The shot with depth that needs no shift any more, the solution with every frame's own `depth_scale` for it, and
     the shift that the inverse depths of the whole shot were given, in their own unit.
 
-    Where too few points have parallax, nothing changes and the shift is 0. `store` gives room for the depth.
+    Every frame's scale is near that which the solution gave it, its shift near the shot's as a part of its scale: a
+    relative model has another unit in every frame. Where too few points have parallax, or ask for no shift that makes
+    sense, nothing changes and the shift is 0. `store` gives room for the depth.
     """
     found = tracks(shot, flows, solution.offsets, POINTS)
     rho, known = inverse_depths(found, solution)
@@ -39,15 +42,22 @@ def straightened(
     if int(use.sum()) < FEWEST:
         return shot, solution, 0.0
     whole = typical(said, rho, known, use)
+    shift = float(whole[1] / whole[0])
+    if whole[0] <= 0 or not -float(said[use].median()) < shift < MOST * float(said[use].median()):
+        return shot, solution, 0.0
     depth, scale = store(shot.depth.shape, np.float32), solution.depth_scale.clone()
     for n in range(len(shot)):
-        own = use[n]
-        a, b = fitted(said[n][own], rho[n][own], known[n][own], whole).tolist()
-        inverse_depth = 1 / np.array(shot.depth[n], np.float64) + b / a
+        own, inverse_depth = use[n], 1 / np.array(shot.depth[n], np.float64)
+        middle = float(np.median(inverse_depth))
+        start = middle / float(scale[n]) / max(middle + shift, 0.1 * middle)  # what was the middle stays where it was
+        hold = torch.tensor([start, start * shift], dtype=rho.dtype)
+        a, b = fitted(said[n][own], rho[n][own], known[n][own], hold).tolist()
+        a, b = (a, b) if a > 0.2 * start else hold.tolist()
+        inverse_depth = inverse_depth + b / a
         middle = max(float(np.median(inverse_depth)), 1e-9)
         depth[n] = 1 / inverse_depth.clip(FARTHEST * middle, NEAREST * middle)
         scale[n] = 1 / a
-    return replace(shot, depth=depth), replace(solution, depth_scale=scale), float(whole[1] / whole[0])
+    return replace(shot, depth=depth), replace(solution, depth_scale=scale), shift
 
 
 def typical(said: Tensor, rho: Tensor, known: Tensor, use: Tensor) -> Float[Tensor, " 2"]:

@@ -58,7 +58,7 @@ def photos(folder: Path | None) -> tuple[Photo, ...]:
             scale = min(1.0, 640 / max(image.shape[:2]))
             image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
             found.append(np.ascontiguousarray(image[..., ::-1]))
-    return tuple(found)
+    return tuple(found) or photos(None)
 
 
 def collage(rng: Random, size: tuple[int, int], textures: Sequence[Photo]) -> Collage:

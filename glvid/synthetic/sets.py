@@ -30,7 +30,7 @@ BUILDINGS = (
     "apartment collapsed fast_food fire_station gas_station grocery_store house_1 house_2 house_3 law_office "
     "office_building osrf_first_office police_station post_office salon school thrift_shop gazebo"
 ).split()
-VEHICLES = "ambulance bus.glb fire_truck hatchback pickup prius_hybrid suv CesiumMilkTruck bus".split()
+VEHICLES = "ambulance bus fire_truck hatchback pickup prius_hybrid suv CesiumMilkTruck".split()
 TREES = "oak_tree pine_tree".split()
 POLES = "lamp_post telephone_pole stop_sign speed_limit_sign bus_stop_head".split()
 STREET = (
@@ -51,7 +51,7 @@ class Library:
     def some(self, rng: Random, names: Sequence[str]) -> Model:
         """A model whose name contains one of `names`, every one of them as likely; tinted a little."""
         for name in rng.permutation(names):
-            fitting = [key for key in self.models if name in key]
+            fitting = [name] if name in self.models else [key for key in self.models if name in key]
             if fitting:
                 return tinted(rng, self.models[fitting[int(rng.integers(len(fitting)))]])
         return thing(rng, self)

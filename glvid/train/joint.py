@@ -2,12 +2,14 @@
 
 from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.geometry import inverse, rigid_flow
 from glvid.losses import PAPER, LossWeights, dissimilarity, total, window_pairs
+from glvid.predict import dis_flow
 from glvid.train.supervised import exact
 from glvid.types import Intrinsics, Outputs
 from glvid.warp import warp
@@ -50,13 +52,20 @@ def predicted(
     windows, steps = images.shape[0], images.shape[1] - 1
     a, b = images[:, :-1].flatten(0, 1), images[:, 1:].flatten(0, 1)
     depth = nets["depth"].depth(images.flatten(0, 1)).float().unflatten(0, (windows, steps + 1))
-    flow, back = nets["flow"](torch.cat([a, b]), torch.cat([b, a])).flow.float().unflatten(0, (2, windows, steps))
+    ways = torch.cat([a, b]), torch.cat([b, a])
+    flow, back = nets["flow"](*ways, first_guess(*ways)).flow.float().unflatten(0, (2, windows, steps))
     motion, this_T_next, said = nets["camera"](a, b)
     said = Intrinsics(*(x.float().unflatten(0, (windows, steps)).mean(1) for x in (said.focal, said.center)), said.size)
     motion, this_T_next = (x.float().unflatten(0, (windows, steps)) for x in (motion, this_T_next))
     with exact(images):
         moving = disagreement(depth[:, :-1], flow, motion, lens)
     return Outputs(depth, flow, back, motion, torch.cat([moving, moving[:, -1:]], 1), lens), this_T_next, said
+
+
+def first_guess(a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2 H W"]:
+    """Flow a -> b by DIS, which the flow network starts from."""
+    pictures = [np.ascontiguousarray((255 * x).round().byte().permute(0, 2, 3, 1).cpu().numpy()) for x in (a, b)]
+    return dis_flow(*pictures).to(a.device)
 
 
 @torch.no_grad()

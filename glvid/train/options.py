@@ -81,6 +81,8 @@ def checked(options: Options) -> Options:
         raise UsageError(f"--textures {options.textures}: is no folder of photos")
     if options.assets is not None and not options.assets.is_dir():
         raise UsageError(f"--assets {options.assets}: is no folder of models")
+    if options.assets is not None and options.kind is not None:
+        raise UsageError("--assets builds worlds of its own kinds: leave --kind out")
     if options.init not in ("shipped", "none") and not Path(options.init).exists():
         raise UsageError(f"--init {options.init}: is neither shipped nor none nor a folder of weights")
     return options

@@ -10,7 +10,7 @@ from glvid.data import frames
 from glvid.data.pool import augmented, collate
 from glvid.geometry import rigid_flow
 from glvid.predict import as_tensor
-from glvid.train.joint import predicted
+from glvid.train.joint import first_guess, predicted
 from glvid.train.options import Options
 from glvid.train.sources import Footing, held_pool
 from glvid.train.validate import lens_of
@@ -35,7 +35,8 @@ def pictures(
         depth = _depth(mean["depth"].depth(batch.a)), _depth(batch.depth)
         out["depth"] = np.hstack([_image(batch.a[0]), *_painted(depth)])
     if "flow" in mean:
-        flow = [x[0].float().cpu().numpy() for x in (mean["flow"](batch.a, batch.b).flow, batch.flow)]
+        said = mean["flow"](batch.a, batch.b, first_guess(batch.a, batch.b)).flow
+        flow = [x[0].float().cpu().numpy() for x in (said, batch.flow)]
         radius = max(1.0, float(np.percentile(np.hypot(*flow[1]), 98)))
         out["flow"] = np.hstack([_image(batch.a[0]), *(flow_colors(x, radius) for x in flow)])
     return out

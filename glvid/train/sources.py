@@ -126,7 +126,8 @@ def drawing(
             batch, guessed = flow_batch(options, pool, pairs, own, dice, target, upto), rng.random() > UNTOLD
             return Draw("flow", batch=guess(batch) if guessed else batch)
         kind = stage if stage != "joint" else ("depth" if dice < 0.7 * REPLAY else "flow")
-        return Draw(kind, camera, draw(pool, own, upto, target))
+        batch = draw(pool, own, upto, target)
+        return Draw(kind, camera, guess(batch) if kind == "flow" else batch)
 
     return one
 

@@ -46,7 +46,7 @@ def _rendered(mean: nn.ModuleDict, stage: str, options: Options, device: torch.d
     for first in range(0, count, 8):
         some = range(first, min(first + 8, count))
         batch, found = collate([whole(ring[k], options.size) for k in some], options.size).to(device), {}
-        if "flow" in mean and stage == "flow":
+        if "flow" in mean:
             batch = guess(batch.to("cpu")).to(device)
             found["epe_start"] = (batch.start - batch.flow).norm(dim=1).mean()
         for kind in mean:
