@@ -73,12 +73,12 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
             report.note(f"{out}: already done")
             return results.read_info(out)
         results.check_space(out, expected)
-        maps = Maps(out)
-        report = replace(report, advance=maps.relieving(report.advance))
         inputs = (camera, undistort, masks)
-        job = Job(clip, out, options, report, networks, device, precision, size, *inputs, Clock(), maps)
         try:
-            return job_done(job)
+            with Maps(out) as maps:
+                return job_done(
+                    Job(clip, out, options, report, networks, device, precision, size, *inputs, Clock(), maps)
+                )
         except torch.OutOfMemoryError as error:
             raise MemoryExhausted(
                 f"{source}: out of memory on {device}; use --device cpu or a smaller --max-size"
