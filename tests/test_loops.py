@@ -137,3 +137,14 @@ def test_other_places_are_not_taken_for_this_one(walk, monkeypatch):
     keys = [*range(0, 20, 4), *range(20, 40, 4)]
     found = loops.found_loops(mixed, solution_of(path[:40], torch.ones(40, dtype=torch.float64), camera), keys)
     assert all((keys[a] < 20) == (keys[b] < 20) for a, b, *_ in found)
+
+
+def test_a_long_path_has_no_more_keyframes_than_the_graph_can_bear():
+    """Of 1,500 frames that all showed something new, the graph of 1,500 keyframes took 6 GB."""
+    n = 3 * loops.MOST
+    path = torch.eye(4, dtype=torch.float64).repeat(n, 1, 1)
+    path[:, 0, 3] = torch.arange(n, dtype=torch.float64)
+    solution = Solution(CAMERA, 0.01, True, "solved", path, torch.ones(n, dtype=torch.float64), 20.0, 0.1)
+    keys = loops.keyframes(solution, np.ones(n))
+    assert loops.MOST <= 500 and len(keys) <= loops.MOST + 1
+    assert keys[0] == 0 and keys[-1] == n - 1 and max(np.diff(keys)) <= 4

@@ -20,7 +20,7 @@ from glvid.types import Shot, Solution
 
 APART = 100  # frames between two keyframes that may close a loop: nearer ones bundle adjustment has tied already
 MOVED, TURNED, LATER = 0.15, 0.14, 30  # median depths, radians or frames after which a new keyframe begins
-MOST = 1500  # keyframes
+MOST = 400  # keyframes: with many loops the graph's factors fill, and take memory with the square of these
 WORDS = 32  # of the vocabulary that keyframes are compared by
 TRIED = 3  # earlier keyframes that each is matched with, the most similar ones
 MATCHES, SHARE = 25, 0.4  # matched features that a loop needs, and share of them that its pose explains
