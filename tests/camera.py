@@ -8,7 +8,7 @@ movers   mask overlap and depth on moving objects, without and with refinement, 
          from seed 920,001 on, all kinds in turn, where at least 2 % of all pixels move (names: seeds to try instead)
 jumps    every clip of wild and driving, --refine output: steps of the path far longer than those around them, and more
          so than the picture's motion is; `jumps quick` takes --refine none, and looks again at what jumps there
-long     a rendered room seen to and fro until it has 10,000 frames, --refine none (names: another number, another mode):
+long     a rendered room seen to and fro until it has 10,000 frames, --refine none (names: another number or mode):
          seconds, memory, path error over the path's extent, and the scale of every pass against the first
 rolling  rendered worlds by cameras whose rows take no, 0.3 and 0.6 of the time between frames: readout, path, focal
 colmap   pycolmap (extra `colmap`), self-calibrating, on the clips of `paths`; `colmap cut`: on those of `crops`
