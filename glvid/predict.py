@@ -128,6 +128,12 @@ def flow_of_pairs(match: Callable[[np.ndarray, np.ndarray], np.ndarray], a: Imag
     return torch.from_numpy(np.stack(list(each(of_pair, zip(a, b, strict=True))))).permute(0, 3, 1, 2)
 
 
+def first_guess(a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2 H W"]:
+    """Flow a -> b of images 0..1 by DIS, which the flow network starts from."""
+    pictures = [np.ascontiguousarray((255 * x).round().byte().permute(0, 2, 3, 1).cpu().numpy()) for x in (a, b)]
+    return dis_flow(*pictures).to(a.device)
+
+
 def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8) -> FlowOf:
     """The flow network as a function of two stacks of images; it starts from DIS."""
 

@@ -416,7 +416,7 @@ def long(names: list[str]) -> None:
     s, R, t = umeyama(found, true)
     extent = float((true - true.mean(0)).norm(dim=1).square().mean().sqrt())
     off = float((s * found @ R.T + t - true).norm(dim=1).square().mean().sqrt()) / extent
-    passes = [slice(k, k + PASS) for k in range(0, count - PASS + 1, PASS - 1)]
+    passes = [slice(k, k + PASS) for k in range(0, count - PASS + 1, PASS - 1)] or [slice(0, count)]
     scales = np.array([float(umeyama(found[part], true[part])[0]) for part in passes])
     say(
         frames=count,

@@ -2,14 +2,13 @@
 
 from dataclasses import fields, replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.geometry import inverse, rigid_flow
 from glvid.losses import PAPER, LossWeights, dissimilarity, total, window_pairs
-from glvid.predict import dis_flow
+from glvid.predict import first_guess
 from glvid.train.supervised import exact
 from glvid.types import Intrinsics, Outputs
 from glvid.warp import warp
@@ -60,12 +59,6 @@ def predicted(
     with exact(images):
         moving = disagreement(depth[:, :-1], flow, motion, lens)
     return Outputs(depth, flow, back, motion, torch.cat([moving, moving[:, -1:]], 1), lens), this_T_next, said
-
-
-def first_guess(a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2 H W"]:
-    """Flow a -> b by DIS, which the flow network starts from."""
-    pictures = [np.ascontiguousarray((255 * x).round().byte().permute(0, 2, 3, 1).cpu().numpy()) for x in (a, b)]
-    return dis_flow(*pictures).to(a.device)
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from glvid.colors import color_range, depth_colors, flow_colors
 from glvid.data import frames
 from glvid.data.pool import augmented, collate
 from glvid.geometry import rigid_flow
-from glvid.predict import as_tensor
-from glvid.train.joint import first_guess, predicted
+from glvid.predict import as_tensor, first_guess
+from glvid.train.joint import predicted
 from glvid.train.options import Options
 from glvid.train.sources import Footing, held_pool
 from glvid.train.validate import lens_of

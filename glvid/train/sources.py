@@ -26,7 +26,7 @@ from glvid.errors import InputError, UsageError
 from glvid.formats import cannot_write
 from glvid.lessons import GUESS, taught
 from glvid.networks import KINDS
-from glvid.predict import as_tensor, dis_flow, predict_camera, working_size
+from glvid.predict import as_tensor, first_guess, predict_camera, working_size
 from glvid.results import check_space
 from glvid.synthetic.collage import Photo, collage, photos
 from glvid.train.options import Options
@@ -151,8 +151,7 @@ def flow_batch(
 
 def guess(batch: Batch) -> Batch:
     """The same with DIS as the first guess of its flow."""
-    a, b = (np.ascontiguousarray((255 * x).byte().permute(0, 2, 3, 1).numpy()) for x in (batch.a, batch.b))
-    return replace(batch, start=dis_flow(a, b))
+    return replace(batch, start=first_guess(batch.a, batch.b))
 
 
 def collage_item(textures: Sequence[Photo], rng: np.random.Generator, target: tuple[int, int]) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def _rendered(mean: nn.ModuleDict, stage: str, options: Options, device: torch.d
         some = range(first, min(first + 8, count))
         batch, found = collate([whole(ring[k], options.size) for k in some], options.size).to(device), {}
         if "flow" in mean:
-            batch = guess(batch.to("cpu")).to(device)
+            batch = guess(batch)
             found["epe_start"] = (batch.start - batch.flow).norm(dim=1).mean()
         for kind in mean:
             found |= SUPERVISED[kind](mean, batch, with_camera=False)[1]
