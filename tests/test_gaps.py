@@ -8,6 +8,7 @@ import torch
 from test_solve import SIZE, problem
 
 from glvid.geometry import inverse, se3_exp, se3_log
+from glvid.solve.bundle import reproject
 from glvid.solve.gaps import bridged, gaps, leaps
 from glvid.solve.shot import PARALLAX, turning_alone
 
@@ -115,3 +116,27 @@ def test_a_camera_that_only_turns_does_not_leap_either(monkeypatch):
     assert found == [(4, 7)] and parallax < PARALLAX
     assert torch.allclose(steps(path)[:4, 3:], steady[3:].expand(4, 3), atol=2e-3)
     assert (steps(path)[4:7, 3:].norm(dim=1) < 3 * steady.norm()).all()
+
+
+def test_a_walk_under_an_open_sky_changes_place():
+    """Six in ten points are so far away that nothing but turning moves them."""
+    p, state = problem(noise=0.05)
+    log_rho = state.log_rho.clone()
+    log_rho[:, :48] = -12.0
+    state = replace(state, log_rho=log_rho)
+    assert turning_alone(matched(p, state), state)[1] > PARALLAX
+
+
+def test_what_moves_on_its_own_is_no_parallax(monkeypatch):
+    """The camera turns; six in ten points are shoals of fish, each with a way of its own."""
+    monkeypatch.setattr(test_solve, "twists", lambda t: t[..., None] * torch.tensor([0, 0, 0, 0.01, 0.02, 0]).double())
+    p, state = problem(noise=0.05)
+    swim = 12 * torch.randn(len(p.tracks.xy), 1, 48, 2, generator=torch.Generator().manual_seed(1))
+    p.tracks.target[:, :, :48] += swim * torch.tensor(p.tracks.offsets)[:, None, None]
+    assert turning_alone(p, state)[1] < PARALLAX
+
+
+def matched(p, state):
+    """The problem whose matches are where the state has them."""
+    *_, residual, weight = reproject(p, state, torch.arange(len(p.tracks.xy)))
+    return replace(p, tracks=replace(p.tracks, target=p.tracks.target + residual, weight=weight))

@@ -38,7 +38,8 @@ OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
 LENS_SIGMA = 0.01  # log focal by which a pinhole with its centre in the middle misses a real lens (a guess)
 PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
-PARALLAX = 2.0  # px per 640 px of width: 13 real clips leave 0.7 to 1.7 where the camera only turns or rests, else 4 up
+PARALLAX = 2.0  # px per 640 px of width: five real clips where the camera only turns leave 0 to 1.8, others 2.1 up
+SHOWN, KEPT = 0.25, 1 / 3  # share of points that must show parallax; of what turning leaves, the most that may remain
 COSTED = ANNEAL[-1][0]  # kernel width at which `Solution.cost` is taken, so that clips can be compared
 FEW = 100  # points a frame that the parallax is taken of, at most
 INFINITY = -12.0  # log inverse depth of points so far that translation does not move them
@@ -249,23 +250,29 @@ def solution(
 
 
 def turning_alone(problem: Problem, state: State) -> tuple[tuple[Problem, State], float]:
-    """The best explanation by rotation alone (all points at infinity) of some of the points, and the parallax: the
-    median px per 640 px of width that it leaves, of every point in the frame where it leaves most.
+    """The best explanation by rotation alone (all points at infinity) of some of the points, and the parallax: px per
+    640 px of width that it leaves, and the solved state explains, of a share SHOWN of the points, every point in the
+    frame where it leaves most.
 
-    How far the solved translation shifts points would not do: over a narrow baseline, rotation takes back what any
-    translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
+    A share, since under an open sky most points have no parallax however far the camera goes; explained, since what
+    moves on its own is not. How far the solved translation shifts points would not do: over a narrow baseline, rotation
+    takes back what any translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a
+    path.
     """
-    few = thinned(problem.tracks, -(-problem.tracks.xy.shape[1] // FEW))
-    problem = replace(problem, tracks=few, held=1)  # a global shutter's
-    far = replace(state, log_rho=torch.full_like(few.depth, INFINITY), readout=NO_READOUT)
+    every = -(-problem.tracks.xy.shape[1] // FEW)
+    few = thinned(problem.tracks, every)
+    problem = replace(problem, tracks=few, held=1)
+    solved = replace(state, log_rho=state.log_rho[:, ::every])
+    far = replace(state, log_rho=torch.full_like(few.depth, INFINITY), readout=NO_READOUT)  # a global shutter's
     far, _ = adjust(problem, far, ((4.0, 6), (2.0, 6)), points_from=10**9, focal_from=None)
-    left = []
-    for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):
+    shown = []
+    for n in torch.arange(len(few.xy)).split(CHUNK):
         *_, residual, weight = reproject(problem, far, n)
         seen = weight > 0.2
-        left.append((residual.norm(dim=-1) * seen).amax(dim=1)[seen.any(dim=1)])
-    left = torch.cat(left)
-    return (problem, far), float(left.median()) * 640 / problem.base.size[0] if len(left) else 0.0
+        left, rest = ((r.norm(dim=-1) * seen).amax(dim=1) for r in (residual, reproject(problem, solved, n)[-2]))
+        shown.append(torch.where(rest < KEPT * left, left, 0.0)[seen.any(dim=1)])
+    shown = torch.cat(shown)
+    return (problem, far), float(shown.quantile(1 - SHOWN)) * 640 / problem.base.size[0] if len(shown) else 0.0
 
 
 def nothing_to_see(shot: Shot, matched: Tracks) -> tuple[str, bool] | None:
