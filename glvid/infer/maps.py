@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
-EVERY = 1.0  # s between two times that pages are given back
+EVERY = 0.25  # s between two times that pages are given back
 LITTLE = 500_000_000  # bytes of arrays, all together, that are left alone
 
 
@@ -18,7 +18,7 @@ class Maps:
 
     The system lends memory to pages of a file that were looked at, and takes it back when it runs short of it; but
     until then a process looks as large as all it ever saw, and in a container that counts. So, as a context, pages of
-    long clips are given back every second: they stay in the file, and the next look at them takes a little longer.
+    long clips are given back all the time: they stay in the file, and the next look at them takes a little longer.
     """
 
     def __init__(self, folder: Path, every: float = EVERY, little: int = LITTLE) -> None:

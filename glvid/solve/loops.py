@@ -4,8 +4,9 @@ What a chain of windows gains in length it loses in scale and direction, a littl
 their relative pose and scale say how much; a graph of similarities (Strasdat et al. 2010) spreads it along the path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -58,30 +59,29 @@ def closed(shot: Shot, solution: Solution) -> Solution:
     """The solution with its loops closed, where the shot has any that contradict it; else as it is."""
     if len(shot) <= APART or not solution.parallax:
         return solution
-    depth = typical_depth(shot, solution)
-    keys = keyframes(solution, depth)
+    depth_of = cache(partial(typical_depth, shot, solution))  # of all frames it would be gigabytes to read
+    keys = keyframes(solution, depth_of)
     loops = found_loops(shot, solution, keys)
     if not loops:
         return solution
-    graph = graph_of(solution, keys, depth, loops)
+    graph = graph_of(solution, keys, [depth_of(n) for n in keys], loops)
     change = relaxed(graph, len(keys))
     return solution if change is None else bent(solution, keys, change)
 
 
-def typical_depth(shot: Shot, solution: Solution) -> Float64[np.ndarray, " N"]:
-    """Median depth of every frame, path units."""
-    network = np.array([np.median(shot.depth[n][::8, ::8]) for n in range(len(shot))], np.float64)
-    return network * solution.depth_scale.numpy()
+def typical_depth(shot: Shot, solution: Solution, n: int) -> float:
+    """Median depth of a frame, path units."""
+    return float(np.median(shot.depth[n][::8, ::8])) * float(solution.depth_scale[n])
 
 
-def keyframes(solution: Solution, depth: Float64[np.ndarray, " N"]) -> list[int]:
+def keyframes(solution: Solution, depth_of: Callable[[int], float]) -> list[int]:
     """The first frame, the last one, and every one that shows something else than the keyframe before."""
     at, R = solution.world_T_cam[:, :3, 3].numpy(), solution.world_T_cam[:, :3, :3].numpy()
     keys = [0]
     for n in range(1, len(at)):
         k = keys[-1]
         turned = np.arccos(np.clip((np.trace(R[k].T @ R[n]) - 1) / 2, -1, 1))
-        if np.linalg.norm(at[n] - at[k]) > MOVED * depth[k] or turned > TURNED or n - k >= LATER:
+        if np.linalg.norm(at[n] - at[k]) > MOVED * depth_of(k) or turned > TURNED or n - k >= LATER:
             keys.append(n)
     keys = [keys[k] for k in np.unique(np.linspace(0, len(keys) - 1, min(MOST, len(keys))).round().astype(int))]
     return keys if keys[-1] == len(at) - 1 else [*keys, len(at) - 1]
@@ -168,10 +168,10 @@ def matched(
 def graph_of(
     solution: Solution,
     keys: Sequence[int],
-    depth: Float64[np.ndarray, " N"],
+    depth: Sequence[float],
     loops: Sequence[tuple[int, int, Float64[np.ndarray, "4 4"], float]],
 ) -> Graph:
-    """The path's own steps between keyframes, and the loops."""
+    """The path's own steps between keyframes, and the loops; depth: typical of each keyframe, path units."""
     cam_T_world = inverse(solution.world_T_cam[list(keys)])
     step = cam_T_world[1:] @ inverse(cam_T_world[:-1])
     n, m = len(step), len(loops)
@@ -181,7 +181,7 @@ def graph_of(
     pose = torch.cat([step, torch.tensor(np.array([T for _, _, T, _ in loops]))])
     long = torch.tensor(list(keys), dtype=torch.float64).diff().sqrt()  # drift grows as a random walk
     place, angle, size = (torch.cat([a * long, b * torch.ones(m)]) for a, b in zip(STEP_SIGMA, LOOP_SIGMA, strict=True))
-    far = torch.tensor(depth[list(keys)])[j]
+    far = torch.tensor(list(depth), dtype=torch.float64)[j]
     sigma = torch.cat([(place * far)[:, None].expand(-1, 3), angle[:, None].expand(-1, 3), size[:, None]], 1)
     t = pose[:, :3, 3] * scale.exp()[:, None]  # in j's unit
     return Graph(i, j, pose[:, :3, :3], t, scale, sigma.double(), torch.arange(n + m) >= n)
