@@ -207,7 +207,7 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     size, start = dense_size(shot.size), dense_prior(shot, solution, n)
     views = views_of(shot, solution, flows, n, offsets)
     nothing = torch.zeros_like(start)
-    if views is None or not (solution.parallax > 0 or solution.resting):
+    if views is None or not (solution.solved or solution.resting):
         return Matched(nothing, nothing, nothing, nothing.expand(2, -1, -1), 0.0)
     camera, image = solution.intrinsics.resized(size), flows.images(n)[0]
     found, information, errors = triangulate(start, views, camera)

@@ -157,6 +157,11 @@ class Solution:
     resting: bool = False  # the camera was seen to rest: what moves in the image moves on its own
     warnings: tuple[str, ...] = ()
 
+    @property
+    def solved(self) -> bool:
+        """Do the poses come from matches? If not, nothing is known of the camera but, maybe, that it rests."""
+        return self.parallax > 0 or self.cost > 0
+
 
 @dataclass(frozen=True)
 class Prediction:

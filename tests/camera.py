@@ -373,7 +373,7 @@ def rolled(seed: int, kind: str, readout: float) -> tuple[np.ndarray, np.ndarray
         part = torch.tensor([t - f for t, f in zip(at, first, strict=True)], dtype=step.dtype)
         path = here.world_T_cam[first] @ se3_exp(step[first] * part[:, None])
         groups = here.world_T_group[:, 1 : FRAMES + 1]  # what moves on its own moves with the frames
-        now = render(replace(here, world_T_cam=path, world_T_group=groups)).images
+        now = render(replace(here, world_T_cam=path, world_T_group=groups, times=here.times[:FRAMES])).images
         images[:, :, top:end] = now[:, :, top:end]
     shown = (images.permute(0, 2, 3, 1) * 255).round().byte().numpy()
     return shown, here.world_T_cam[1 : FRAMES + 1].double().numpy(), float(here.intrinsics.focal[0])

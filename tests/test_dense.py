@@ -243,6 +243,18 @@ def test_moving_object_is_found():
     assert dense.moving[~real].mean() < 0.1
 
 
+def test_movers_are_found_where_the_camera_only_turns_and_not_where_nothing_is_known_of_it(room):
+    """Turning leaves exactly no parallax; so does a guess, but that fits no matches."""
+    _, shot, solution = room
+    found = {}
+    for cost in (0.1, 0.0):
+        still = replace(solution, parallax=0.0, cost=cost)
+        found[cost] = D.matched(shot, still, Flows(shot, dis_flow), (1, 2), False, 2)
+    whole = D.matched(shot, solution, Flows(shot, dis_flow), (1, 2), False, 2)
+    assert torch.equal(found[0.1].moving, whole.moving) and torch.equal(found[0.1].sure, whole.sure)
+    assert whole.sure.max() > 0.5 and found[0.0].sure.max() == 0
+
+
 def test_depth_is_not_taken_from_torn_flow(room, monkeypatch):
     """What is taken for torn in the left half is uncertain there, and no object; the right half stays as it was."""
     _, shot, solution = room

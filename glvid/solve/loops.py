@@ -57,7 +57,7 @@ class Graph:
 
 def closed(shot: Shot, solution: Solution) -> Solution:
     """The solution with its loops closed, where the shot has any that contradict it; else as it is."""
-    if len(shot) <= APART or not solution.parallax:
+    if len(shot) <= APART or not solution.solved:
         return solution
     depth_of = cache(partial(typical_depth, shot, solution))  # of all frames it would be gigabytes to read
     keys = keyframes(solution, depth_of)
