@@ -150,7 +150,7 @@ class Solution:
     source: str  # "predicted", "solved", "given"
     world_T_cam: Float64[Tensor, "N 4 4"]
     depth_scale: Float64[Tensor, " N"]  # network depth of frame n times this is in the path's unit
-    parallax: float  # px (per 640 px of width) that turning alone leaves unexplained, and the path does not
+    parallax: float  # px (per 640 px of width) by which turning alone does not explain what is seen
     cost: float  # mean robust reprojection cost, px
     offsets: tuple[int, ...] = (1, 2, 4, 8)  # frames apart, of the pairs that were matched
     readout: float = 0.0  # of a rolling shutter: first to last row, in times between frames; poses are the middle row's

@@ -38,8 +38,8 @@ OBSERVABLE = 0.08  # largest sigma of log focal that counts as determined
 LENS_SIGMA = 0.01  # log focal by which a pinhole with its centre in the middle misses a real lens (a guess)
 PREDICTED_SIGMA = 0.25  # log focal by which `predict_camera` is expected to be off
 GIVEN_SIGMA = 0.05  # and a user's
-PARALLAX = 2.0  # px per 640 px of width: five real clips where the camera hardly moves leave 0 to 1.7, others 2.0 up
-SHOWN, KEPT = 0.2, 0.25  # share of points that must show parallax; of what turning leaves, the most that may remain
+PARALLAX = 2.0  # px per 640 px of width: 13 real clips leave 0.7 to 1.7 where the camera only turns or rests, else 4 up
+SHOWN, KEPT = 0.2, 0.25  # share of points that suffices if the path explains it; of what turning leaves, the most kept
 COSTED = ANNEAL[-1][0]  # kernel width at which `Solution.cost` is taken, so that clips can be compared
 FEW = 100  # points a frame that the parallax is taken of, at most
 INFINITY = -12.0  # log inverse depth of points so far that translation does not move them
@@ -251,13 +251,13 @@ def solution(
 
 def turning_alone(problem: Problem, state: State) -> tuple[tuple[Problem, State], float]:
     """The best explanation by rotation alone (all points at infinity) of some of the points, and the parallax: px per
-    640 px of width that it leaves, and the solved state explains, of a share SHOWN of the points, every point in the
-    frame where it leaves most.
+    640 px of width that it leaves, every point in the frame where it leaves most; of half of the points, or, if that is
+    more, of a share SHOWN of them for which the solved state explains it.
 
-    A share, since under an open sky most points have no parallax however far the camera goes; explained, since what
-    moves on its own is not. How far the solved translation shifts points would not do: over a narrow baseline, rotation
-    takes back what any translation does (bas-relief ambiguity), and a resting camera that fish swim past is given a
-    path.
+    A share, since under an open sky most points have no parallax however far the camera goes; that must be explained,
+    since what moves on its own is not. Of half of them it need not be: blurred matches fit no path well. How far the
+    solved translation shifts points would not do: over a narrow baseline, rotation takes back what any translation does
+    (bas-relief ambiguity), and a resting camera that fish swim past is given a path.
     """
     every = -(-problem.tracks.xy.shape[1] // FEW)
     few = thinned(problem.tracks, every)
@@ -265,14 +265,16 @@ def turning_alone(problem: Problem, state: State) -> tuple[tuple[Problem, State]
     solved = replace(state, log_rho=state.log_rho[:, ::every])
     far = replace(state, log_rho=torch.full_like(few.depth, INFINITY), readout=NO_READOUT)  # a global shutter's
     far, _ = adjust(problem, far, ((4.0, 6), (2.0, 6)), points_from=10**9, focal_from=None)
-    shown = []
+    half, shown = [], []
     for n in torch.arange(len(few.xy)).split(CHUNK):
         *_, residual, weight = reproject(problem, far, n)
         seen = weight > 0.2
         left, rest = ((r.norm(dim=-1) * seen).amax(dim=1) for r in (residual, reproject(problem, solved, n)[-2]))
+        half.append(left[seen.any(dim=1)])
         shown.append(torch.where(rest < KEPT * left, left, 0.0)[seen.any(dim=1)])
-    shown = torch.cat(shown)
-    return (problem, far), float(shown.quantile(1 - SHOWN)) * 640 / problem.base.size[0] if len(shown) else 0.0
+    half, shown = torch.cat(half), torch.cat(shown)
+    parallax = max(float(half.median()), float(shown.quantile(1 - SHOWN))) if len(half) else 0.0
+    return (problem, far), parallax * 640 / problem.base.size[0]
 
 
 def nothing_to_see(shot: Shot, matched: Tracks) -> tuple[str, bool] | None:
