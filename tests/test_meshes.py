@@ -8,7 +8,7 @@ from glb import rectangle
 
 from glvid.data.pool import SKY, Pool, fill
 from glvid.errors import InputError
-from glvid.synthetic import sets
+from glvid.synthetic import props, sets
 from glvid.synthetic.meshes import Caster, Lamp, Light, pair, picture, rays_of
 from glvid.synthetic.models import bilinear, box, joined, mipped, moved, quad, read_models, solid, turned
 from glvid.types import Intrinsics
@@ -42,7 +42,7 @@ def test_a_glb_stands_upright_with_its_texture_the_right_way_up(tmp_path):
     images = []
     model = read_models(tmp_path, images)["board"]
     assert np.allclose(model.size, [2, 1, 0]) and np.isclose(model.corners[..., 1].max(), 0)
-    facing = moved(model, shift(0, 0.5, 3) @ sets.turn(np.pi))
+    facing = moved(model, shift(0, 0.5, 3) @ props.turn(np.pi))
     seen = picture(Caster([facing], mipped(images)), EVEN, LENS, np.eye(4))
     assert seen[20, 32, 0] > 0.7 > 0.1 > seen[20, 32, 2] and seen[28, 32, 2] > 0.7 > 0.1 > seen[28, 32, 0]
 
@@ -55,7 +55,7 @@ def test_clear_texels_are_holes_in_leaves_and_panes_elsewhere(tmp_path):
     images = []
     models = read_models(tmp_path, images)
     for name, left in (("oak_tree", 7.0), ("car", 3.0)):
-        front = moved(models[name], shift(0, 0.5, 3) @ sets.turn(np.pi))
+        front = moved(models[name], shift(0, 0.5, 3) @ props.turn(np.pi))
         caster = Caster([front, wall(7)], mipped(images))
         along = caster.cast(rays_of(LENS, np.eye(4))).along.reshape(SIZE[::-1])
         sides = sorted([along[24, 24], along[24, 40]])
@@ -143,20 +143,20 @@ def furnished(tmp_path_factory):
 
 
 def test_turns_and_shifts_follow_the_conventions():
-    assert np.allclose(sets.turn(np.pi / 2) @ [0, 0, 1, 1], [1, 0, 0, 1])  # to the right
-    assert (sets.turn(0.1, "x") @ [0, 0, 1, 1])[1] < 0  # up
-    assert np.allclose(sets.at(1, 2, 3) @ [0, 0, 0, 1], [1, -2, 3, 1])
+    assert np.allclose(props.turn(np.pi / 2) @ [0, 0, 1, 1], [1, 0, 0, 1])  # to the right
+    assert (props.turn(0.1, "x") @ [0, 0, 1, 1])[1] < 0  # up
+    assert np.allclose(props.at(1, 2, 3) @ [0, 0, 0, 1], [1, -2, 3, 1])
 
 
 def test_a_plot_is_claimed_once():
-    plot = sets.Plot([])
+    plot = props.Plot([])
     assert plot.claim(box((1, 1, 1), 0)) and not plot.claim(box((0.5, 1, 0.5), 0))
-    assert plot.claim(moved(box((1, 1, 1), 0), sets.at(1.1, 0, 0)))
+    assert plot.claim(moved(box((1, 1, 1), 0), props.at(1.1, 0, 0)))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_worlds_are_worth_looking_at_and_their_flow_leads_to_the_same_colours(seed, furnished):
-    of = sets.library(furnished)
+    of = props.library(furnished)
     found = sets.sample(seed, of, (96, 64))
     assert found.images.shape == (2, 3, 64, 96) and 0.2 < found.images[0].mean() < 0.6
     depth = found.depth[0][found.depth[0] < SKY]
@@ -171,13 +171,24 @@ def test_worlds_are_worth_looking_at_and_their_flow_leads_to_the_same_colours(se
 
 
 def test_rooms_are_closed_and_streets_have_a_sky(furnished):
-    of, rng = sets.library(furnished), np.random.default_rng(3)
+    of, rng = props.library(furnished), np.random.default_rng(3)
     things, _, camera = sets.room(rng, of)
     assert np.isfinite(Caster(things, of.paints).cast(rays_of(LENS, camera)).along).all()
     things, motions, light, _ = sets.street(rng, of)
     assert len(things) == len(motions) and (light.sky <= 1).all()
-    up = sets.at(0, 30, 0) @ sets.turn(0.6, "x")
+    up = props.at(0, 30, 0) @ props.turn(0.6, "x")
     assert not np.isfinite(Caster(things, of.paints).cast(rays_of(LENS, up)).along).all()
+
+
+def test_who_is_filmed_stands_on_the_ground_before_the_camera(furnished):
+    of, there = props.library(furnished), props.at(2, 1.4, 5) @ props.turn(1.0)
+    for seed in range(12):
+        rng, floor = np.random.default_rng(seed), sets.shell(np.random.default_rng(0), of, 20, 20, 3)[:1]
+        things, motions = sets.with_subject(rng, of, floor, np.eye(4)[None], there, seed % 2 == 0)
+        body = things[-1].corners.reshape(-1, 3)
+        assert len(things) == len(motions) == 2 and abs(body[:, 1].max()) < 0.05 and motions[1, 1, 3] == 0
+        x, _, z = np.linalg.inv(there)[:3, :3] @ (body.mean(0) - there[:3, 3])
+        assert 0.4 < z < 9 and abs(x) < 1.2 * z
 
 
 def test_a_pool_holds_three_worlds_of_models_to_one_of_solids(tmp_path, furnished):

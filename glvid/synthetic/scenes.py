@@ -12,7 +12,8 @@ from torch import Tensor
 from glvid.errors import UsageError
 from glvid.synthetic import places
 from glvid.synthetic import things as make
-from glvid.synthetic.sets import Library, sample
+from glvid.synthetic.props import Library
+from glvid.synthetic.sets import sample
 from glvid.synthetic.surfaces import Atlas, Random, atlas
 from glvid.synthetic.truth import Truth, render
 from glvid.synthetic.world import ROOM, Thing, World, clear, packed, yaw

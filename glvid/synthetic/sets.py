@@ -1,22 +1,25 @@
 """Rooms and streets of meshes: what stands where, the light, the camera and its motion; drawn from a seed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from glvid.synthetic.meshes import Caster, Lamp, Light, pair, rays_of
-from glvid.synthetic.models import Model, Numbers, Paints, box, joined, mipped, moved, quad, read_models, solid, turned
-from glvid.synthetic.surfaces import PAINTERS
+from glvid.synthetic.models import Model, box, joined, moved, quad, solid
+from glvid.synthetic.props import (
+    Library,
+    Plot,
+    Random,
+    animal,
+    at,
+    person,
+    round_thing,
+    shade,
+    thing,
+    turn,
+)
 from glvid.synthetic.truth import Truth
 from glvid.types import Intrinsics
 
-Random = np.random.Generator
-
-VARIANTS = 6  # paintings of every kind
 FURNITURE = (
     "Bed ChairA ChairD CoffeeTable BalconyTable KitchenCabinet KitchenTable NightStand ReadingDesk Refrigerator "
     "ShoeRack SofaB SofaC Sofa TVCabinet Trash Wardrobe FitnessEquipment AirconditionerB Dumbbell Ball fridge_body "
@@ -37,137 +40,7 @@ STREET = (
     "postbox mailbox fire_hydrant standpipe dumpster construction_barrel construction_cone jersey_barrier cinder_block "
     "euro_pallet brick_box fountain playground nist_stairs cannon cardboard_box drc_practice"
 ).split()
-
-
-@dataclass(frozen=True)
-class Library:
-    """Models by name, their textures and painted ones (numbers by kind of painting), and numbers of photos."""
-
-    models: dict[str, Model]
-    paints: Paints
-    painted: dict[str, tuple[int, ...]]
-    photos: tuple[int, ...]
-
-    def some(self, rng: Random, names: Sequence[str]) -> Model:
-        """A model whose name contains one of `names`, every one of them as likely; tinted a little."""
-        for name in rng.permutation(names):
-            fitting = [name] if name in self.models else [key for key in self.models if name in key]
-            if fitting:
-                return tinted(rng, self.models[fitting[int(rng.integers(len(fitting)))]])
-        return thing(rng, self)
-
-    def texture(self, rng: Random, *kinds: str, photos: float = 0.15) -> int:
-        """The number of a painting of one of these kinds (none: of any), or of a photo."""
-        if self.photos and rng.random() < photos:
-            return int(rng.choice(self.photos))
-        return int(rng.choice(self.painted[str(rng.choice(kinds or tuple(self.painted)))]))
-
-
-@lru_cache(maxsize=2)
-def library(models: Path, photos: Path | None = None) -> Library:
-    """Everything that worlds are made of. Raises InputError where there are no models."""
-    from glvid.synthetic.collage import photos as read
-
-    rng, images, painted = np.random.default_rng(0), [], {}
-    for name, painter in PAINTERS.items():
-        made = [(painter(rng).clamp(0, 1).permute(1, 2, 0).numpy() * 255).astype(np.uint8) for _ in range(VARIANTS)]
-        painted[name] = tuple(range(len(images), len(images) + VARIANTS))
-        images += made
-    found = read_models(models, images)
-    first = len(images)
-    images += read(photos) if photos else ()
-    return Library(found, mipped(images), painted, tuple(range(first, len(images))))
-
-
-# --- things ----------------------------------------------------------------------------------------------------------
-
-
-def tinted(rng: Random, model: Model) -> Model:
-    """Brighter or darker, a little of another colour."""
-    tint = np.float32(np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.08, 3)))
-    return Model(model.corners, model.uv, model.texture, model.tint * tint)
-
-
-def shade(rng: Random) -> np.ndarray:
-    """A tint: any brightness, any colour."""
-    return rng.uniform(0.25, 1.2) * np.exp(rng.normal(0, 0.25, 3))
-
-
-def thing(rng: Random, of: Library, size: float = 0.25) -> Model:
-    """A box, book, can, bottle, bowl or ball of about `size` m, of any surface."""
-    s, kind, tile = size * np.exp(rng.normal(0, 0.4)), int(rng.integers(5)), float(rng.uniform(0.1, 0.6))
-    look = (of.texture(rng, photos=0.4), shade(rng), tile)
-    if kind < 2:
-        return box(s * rng.uniform([0.3, 0.15, 0.3], 1.0), *look)
-    if kind == 2:
-        r, h = s * rng.uniform(0.15, 0.4), s * rng.uniform(0.5, 1.2)
-        return turned([(0, h), (r, h), (r, 0), (0, 0)], *look)
-    if kind == 3:
-        r, h = s * rng.uniform(0.15, 0.3), s * rng.uniform(0.8, 1.4)
-        return turned([(0, h), (0.35 * r, h), (0.4 * r, 0.7 * h), (r, 0.5 * h), (r, 0), (0, 0)], *look)
-    angle = np.linspace(np.pi / 2, -np.pi / 2, 9)
-    return turned([(s / 2 * max(0.0, np.cos(t)), s / 2 * (1 + np.sin(t))) for t in angle], *look)
-
-
-def person(rng: Random, of: Library) -> Model:
-    """Legs, trunk, arms and head of somebody of 1.5 to 1.9 m, standing or walking along z."""
-    cloth, legs = of.texture(rng, "cloth", "plain", "stripes", "checks"), of.texture(rng, "plain", "cloth")
-    skin, plain = (0.9, 0.7, 0.58), of.painted["plain"][0]
-    coat, trousers, step = shade(rng), shade(rng) * 0.7, rng.uniform(0, 0.35)
-    parts = [
-        round_thing((0.21, 0.33, 0.13), (0, 1.2, 0), cloth, coat),
-        round_thing((0.1, 0.14, 0.12), (0, 1.66, 0), plain, skin),
-    ]
-    parts.append(
-        round_thing((0.115, 0.1, 0.125), (0, 1.73, -0.02), plain, rng.uniform(0.1, 0.6) * np.array([1, 0.8, 0.6]))
-    )
-    for side in (-1, 1):
-        limb = turned([(0, 0.9), (0.09, 0.85), (0.065, 0.05), (0.1, 0), (0, 0)], legs, trousers, 0.3, 10)
-        parts.append(moved(limb, turn(side * step, "x") @ at(side * 0.1, 0, 0)))
-        arm = turned([(0, 0.62), (0.055, 0.6), (0.04, 0.05), (0, 0)], cloth, coat, 0.3, 10)
-        parts.append(moved(arm, at(side * 0.25, 0.8, 0) @ turn(-side * step, "x")))
-    scale = rng.uniform(0.88, 1.1)
-    return moved(joined(parts), np.diag([scale, scale, scale, 1]))
-
-
-def round_thing(radii: Numbers, middle: Numbers, texture: int, tint: Numbers) -> Model:
-    """An ellipsoid with its middle at x, height, z."""
-    angle = np.linspace(np.pi / 2, -np.pi / 2, 9)
-    ball = turned([(max(0.0, np.cos(t)), np.sin(t)) for t in angle], texture, tint, 1.0, 14)
-    return moved(ball, at(*middle) @ np.diag([*radii, 1]))
-
-
-def at(x: float, height: float, z: float) -> np.ndarray:
-    """A shift; heights are up, so against y."""
-    out = np.eye(4)
-    out[:3, 3] = x, -height, z
-    return out
-
-
-def turn(angle: float, axis: str = "y") -> np.ndarray:
-    """A rotation about an axis: about y, 90 degrees turn z to x; about x, up is positive."""
-    c, s, out = np.cos(angle), np.sin(angle), np.eye(4)
-    i, j = {"y": (2, 0), "x": (1, 2), "z": (0, 1)}[axis]
-    out[i, i] = out[j, j] = c
-    out[j, i], out[i, j] = s, -s
-    return out
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Ground that is taken: x0, z0, x1, z1 of everything that stands."""
-
-    taken: list[tuple[float, float, float, float]]
-
-    def claim(self, model: Model, gap: float = 0.02) -> bool:
-        """Take the ground below a model, if it is free."""
-        low, high = model.corners.min((0, 1)) - gap, model.corners.max((0, 1)) + gap
-        mine = (float(low[0]), float(low[2]), float(high[0]), float(high[2]))
-        for x0, z0, x1, z1 in self.taken:
-            if mine[0] < x1 and mine[2] > x0 and mine[1] < z1 and mine[3] > z0:
-                return False
-        self.taken.append(mine)
-        return True
+SUBJECTS = 0.35  # share of worlds that somebody, an animal or a thing is filmed in
 
 
 # --- rooms -----------------------------------------------------------------------------------------------------------
@@ -499,6 +372,8 @@ def sample(seed: int, of: Library, size: tuple[int, int]) -> Truth:
         degrees = float(rng.triangular(35, 62, 110))
         focal = 0.5 * max(size) / np.tan(np.radians(degrees) / 2)
         lens = Intrinsics(torch.tensor([focal] * 2).float(), torch.tensor(size) / 2, tuple(size))
+        if rng.random() < SUBJECTS:
+            things, motions = with_subject(rng, of, things, motions, camera, indoors)
         first = Caster(things, of.paints)
         if clear_view(first, lens, camera, 0.25 if indoors else 0.8):
             break
@@ -513,6 +388,27 @@ def sample(seed: int, of: Library, size: tuple[int, int]) -> Truth:
         )
     there = camera @ step @ turn(rng.normal(0, 0.006), "z")
     return pair(first, motions, light, lens, camera, there, rng.uniform(0.3, 0.55))
+
+
+def with_subject(
+    rng: Random, of: Library, things: list[Model], motions: np.ndarray, camera: np.ndarray, indoors: bool
+) -> tuple[list[Model], np.ndarray]:
+    """What people film: somebody, an animal or a thing that stands before the camera, and may move."""
+    kind, off = rng.random(), float(np.exp(rng.uniform(np.log(0.9), np.log(4 if indoors else 8))))
+    if kind < 0.5:
+        body = person(rng, of)
+    elif kind < 0.85:
+        body = animal(rng, of)
+    else:
+        body = of.some(rng, FURNITURE) if rng.random() < 0.5 else thing(rng, of, rng.uniform(0.3, 1))
+    yaw = np.arctan2(camera[0, 2], camera[2, 2]) + rng.normal(0, 0.22)
+    x, z = camera[[0, 2], 3] + off * np.array([np.sin(yaw), np.cos(yaw)])
+    if indoors:
+        low, high = (f(things[0].corners, (0, 1)) for f in (np.min, np.max))  # the floor
+        x, z = np.clip([x, z], low[[0, 2]] + 0.35, high[[0, 2]] - 0.35)
+    step = at(*rng.normal(0, 0.03, 3)) if rng.random() < 0.5 else np.eye(4)
+    step[1, 3] = 0
+    return [*things, moved(body, at(x, 0, z) @ turn(rng.uniform(0, 6.3)))], np.concatenate([motions, step[None]])
 
 
 def clear_view(caster: Caster, lens: Intrinsics, camera: np.ndarray, near: float) -> bool:

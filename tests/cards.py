@@ -1,0 +1,183 @@
+"""What the cards in models/ show: `python tests/cards.py sheet`, `calibration` or `scores`; names pick weights.
+
+sheet        raw depth of a middle frame of every clip of ../shared/data/wild and driving -> models/NAME.jpg
+calibration  what depth and flow networks say of their own error against what it is, on held rendered worlds
+             (seeds from 800,000) and, flow, on the pairs of ../shared/data/flow -> models/NAME-calibration.png
+scores       `glvid eval`, --refine none, on the clips of ../shared/data that have truth
+One JSON line per measurement on stdout.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from quality import DATA, ROOT, say
+
+from glvid import formats, weights
+from glvid.colors import color_range, depth_colors
+from glvid.data.layouts import survey
+from glvid.predict import as_tensor, dis_flow, first_guess, predict_depth, working_size
+from glvid.synthetic import scene
+from glvid.train.supervised import CAP, middle
+from glvid.types import Frame
+from glvid.video import frames, probe
+from glvid.warp import resize, resize_flow
+
+RUNS = ROOT / ".runs" / "cards"
+WIDTH, ACROSS = 192, 4  # px of a picture; pictures with their depth beside each other
+HELD, WORLDS, SIZE = 800_000, 32, (384, 224)
+BINS = 12  # of as many pixels each
+PROTOCOLS = {  # and the folder of ../shared/data that has what they need
+    "kitti-eigen": "driving",
+    "kitti-improved": "driving",
+    "video-depth": "rgbd",
+    "tum": "rgbd",
+    "flow": "flow",
+    "sintel-flow": "flow",
+    "intrinsics": "rgbd",
+    "consistency": "rgbd",
+}
+
+
+def sheet(names: list[str]) -> None:
+    for name in names or [weights.DEFAULTS["depth"]]:
+        net = weights.load(name, "depth")[0]
+        rows = [np.vstack([shown(net, path) for path in part]) for part in columns()]
+        tall = max(len(r) for r in rows)
+        whole = np.hstack([np.pad(r, ((0, tall - len(r)), (0, 4), (0, 0)), constant_values=255) for r in rows])
+        picture = card_of(name).with_suffix(".jpg")
+        picture.write_bytes(cv2.imencode(".jpg", whole[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
+        say(picture=picture.name, size=whole.shape[1::-1])
+
+
+def columns() -> list[list[Path]]:
+    """Clips, dealt to the columns of the sheet."""
+    clips = [*sorted((DATA / "wild").glob("*.mp4")), *sorted((DATA / "driving").rglob("*.mp4"))]
+    return [clips[k::ACROSS] for k in range(ACROSS)]
+
+
+def shown(net: torch.nn.Module, path: Path) -> np.ndarray:
+    """The middle frame of a clip beside its raw depth, each WIDTH px wide, with the clip's name."""
+    clip = probe(path)
+    found = next(x for x in frames(clip, start=clip.duration / 2) if isinstance(x, Frame))
+    size = working_size((clip.width, clip.height))
+    image = (255 * resize(found.image[None], size)[0]).round().byte().permute(1, 2, 0).numpy()
+    depth = predict_depth(net, image[None])[0]
+    limits = color_range(depth, np.zeros((2, 1, 1), np.float32))
+    pair = [image, depth_colors(depth, limits.near, limits.far)]
+    height = round(size[1] * WIDTH / size[0])
+    both = np.hstack([cv2.resize(np.ascontiguousarray(x), (WIDTH, height), interpolation=cv2.INTER_AREA) for x in pair])
+    cv2.putText(both, path.stem, (4, height - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 1, cv2.LINE_AA)
+    return both
+
+
+def calibration(names: list[str]) -> None:
+    for name in names or [weights.DEFAULTS["depth"], weights.DEFAULTS["flow"]]:
+        kind = weights.index()[name]["kind"] if name in weights.index() else Path(name).stem.split("-")[0]
+        net = weights.load(name, kind)[0]
+        sets = {"rendered": rendered_errors(net, kind)} | ({"pairs": pair_errors(net)} if kind == "flow" else {})
+        plot(card_of(name).with_name(f"{Path(name).stem}-calibration.png"), kind, sets)
+        for where, (said, off) in sets.items():
+            said_of, off_of = binned(said, off)
+            apart = float(np.mean(np.abs(np.log(off_of / said_of))))
+            say(weights=name, errors=where, mean_said=float(said.mean()), mean=float(off.mean()), log_apart=apart)
+
+
+def rendered_errors(net: torch.nn.Module, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the network says of its error and what it is, of pixels of held rendered worlds: px of flow, or log depth
+    after the picture's median scale is taken away."""
+    said, off = [], []
+    for seed in range(HELD, HELD + WORLDS):
+        truth = scene(seed, frames=2, size=SIZE)
+        with torch.inference_mode():
+            if kind == "flow":
+                a, b = truth.images[:1], truth.images[1:2]
+                found = net(a, b, first_guess(a, b))
+                error = (found.flow - truth.flow).norm(dim=1, keepdim=True)
+                known, spread = truth.visible > 0.5, found.log_spread
+            else:
+                disparities, spread = net.look(truth.images[:1])
+                away = -disparities[0].log() - truth.depth[:1].clamp(0.1, CAP).log()
+                known = truth.depth[:1] < CAP
+                error = (away - middle(away, known.float())).abs()
+        if spread is None:
+            raise SystemExit("these weights say nothing of their error")
+        said.append(spread.exp()[known][::7].numpy())
+        off.append(error[known][::7].numpy())
+    return np.concatenate(said), np.concatenate(off)
+
+
+def pair_errors(net: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """The same, of the pairs of ../shared/data/flow at sizes that are multiples of 32."""
+    said, off = [], []
+    for pair in survey([DATA / "flow"]).pairs:
+        truth = formats.read_flow(pair.flow)
+        known = np.isfinite(truth).all(0)
+        if pair.invalid is not None:
+            known &= cv2.imread(str(pair.invalid), cv2.IMREAD_GRAYSCALE) == 0
+        a, b = (formats.read_image(x)[None] for x in (pair.first, pair.second))
+        h, w = known.shape
+        size = tuple(max(32, 32 * round(side / 32)) for side in (w, h))
+        with torch.inference_mode():
+            found = net(*(resize(as_tensor(x), size) for x in (a, b)), resize_flow(dis_flow(a, b), size))
+        flow = resize_flow(found.flow.float(), (w, h))[0].numpy()
+        spread = resize(found.log_spread, (w, h))[0, 0].exp().numpy() * w / size[0]
+        said.append(spread[known][::7])
+        off.append(np.linalg.norm(flow - np.nan_to_num(truth), axis=0)[known][::7])
+    return np.concatenate(said), np.concatenate(off)
+
+
+def binned(said: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of what is said and of what is, in BINS of as many pixels, by what is said."""
+    parts = np.array_split(np.argsort(said), BINS)
+    return np.array([said[p].mean() for p in parts]), np.array([off[p].mean() for p in parts])
+
+
+def plot(path: Path, kind: str, sets: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(4, 4), dpi=90)
+    for where, (said, off) in sets.items():
+        axes.loglog(*binned(said, off), "o-", label=where)
+    low, high = axes.get_xlim()
+    axes.loglog([low, high], [low, high], "k:", label="as it should be")
+    unit = "px" if kind == "flow" else "log depth"
+    axes.set(xlabel=f"error that is said, {unit}", ylabel=f"mean error, {unit}", title=path.stem)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def scores(names: list[str]) -> None:
+    for name in names or [weights.DEFAULTS["depth"]]:
+        for protocol, where in PROTOCOLS.items():
+            out = RUNS / f"{Path(name).stem}_{protocol}"
+            command = [sys.executable, "-m", "glvid", "eval", protocol, "--data", str(DATA / where), "-o", str(out)]
+            subprocess.run([*command, "--depth-model", name, "--quiet"], check=True)
+            say(weights=name, protocol=protocol, **json.loads((out / "summary.json").read_text()))
+
+
+def card_of(name: str) -> Path:
+    """Where the pictures of a card go: beside it, or to .runs/cards for weights that are not shipped."""
+    if name in weights.index():
+        return weights.folder() / name
+    RUNS.mkdir(parents=True, exist_ok=True)
+    return RUNS / Path(name).stem
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = {"sheet": sheet, "calibration": calibration, "scores": scores}
+    parser.add_argument("what", choices=what)
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
+    what[given.what](given.names)
