@@ -563,6 +563,19 @@ def test_mirroring_twice_changes_nothing():
         assert np.allclose(v, twice[k]), k
 
 
+def test_only_the_scale_part_of_the_depth_loss_pulls_on_the_scale():
+    """Gradients by log depth add up to nothing over a picture, or training would drift to ever nearer depth."""
+    g = torch.Generator().manual_seed(0)
+    said = [torch.randn(2, 1, 32 >> k, 48 >> k, generator=g).requires_grad_() for k in range(4)]
+    truth, sure = torch.randn(2, 1, 32, 48, generator=g).exp() * 8, torch.rand(2, 1, 32, 48, generator=g)
+    for name, part in supervised.depth_loss([x.exp() for x in said], truth, sure).items():
+        pulls = torch.autograd.grad(part, said, retain_graph=True, allow_unused=True)
+        total = sum(p.sum() for p in pulls if p is not None).abs()
+        felt = sum(p.abs().sum() for p in pulls if p is not None)
+        assert felt > 0.01 and (total > 0.1 * felt) == (name == "scale"), name
+        assert name == "scale" or total < 1e-4 * felt, name
+
+
 def test_losses_are_zero_at_the_truth_and_grow():
     depth = torch.rand(2, 1, 32, 64) * 5 + 2
     pyramid = [1 / depth[..., :: 2**k, :: 2**k] for k in range(4)]

@@ -34,15 +34,24 @@ def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[s
     for k, disparity in enumerate(disparities):
         t, v = truth[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
         e = -disparity.log() - t
-        offset = middle(e.detach(), v)
-        e = e - offset
         share = 0.5**k / 1.875  # 1, 1/2, 1/4, 1/8, normalised
+        parts["scale"] = parts["scale"] + share * (v * e).flatten(1).mean(1).abs().mean()
+        e = unscaled(e, v)
         parts["value"] = parts["value"] + share * (v * e.abs()).mean()
         parts["relative"] = parts["relative"] + share * (v * (e.clamp(max=FAR_OFF).exp() - 1).abs()).mean()
-        parts["scale"] = parts["scale"] + share * (v * (e + offset)).flatten(1).mean(1).abs().mean()
         if k < 2:
             parts["slope"] = parts["slope"] + slopes(e, v) / 2
     return parts
+
+
+def unscaled(e: Tensor, weight: Tensor) -> Tensor:
+    """e without every image's median, and without any pull on it: gradients of what follows add up to 0.
+
+    The median taken as a constant is not enough: that makes the loss blind to the scale, not its gradient. Abs Rel,
+    steeper above than below, then pulls all of the picture nearer in every step, and none ever satisfies it.
+    """
+    mean = (weight * e).mean((1, 2, 3), keepdim=True) / weight.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+    return e - middle(e.detach(), weight) - (mean - mean.detach())
 
 
 def middle(e: Tensor, weight: Tensor) -> Tensor:
