@@ -17,13 +17,14 @@ from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
 from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, unsteadiness, voted
 from glvid.parallel import each
-from glvid.predict import Flows, Store, dense_size, in_memory
+from glvid.predict import Flows, Store, dense_size, in_memory, relative_sigma
 from glvid.prior import INFORMATION, Standing, believed, standing, upheld
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import Views, along, both_ways, dense_prior, views_of
 from glvid.warp import guided_upsample, length, resize, resize_flow, spread, visibility, warp
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
+SIGMA_DEPTH = 0.4  # how far off log depths of the network usually are
 CONTRAST = 0.003**2  # squared brightness change per px at which flow is half trusted: most of a grey level
 
 
@@ -37,7 +38,11 @@ class Dense:
 
 
 def triangulate(
-    depth: Float[Tensor, "1 h w"], views: Views, camera: Intrinsics, sigma_px: float = 0.4, sigma_depth: float = 0.4
+    depth: Float[Tensor, "1 h w"],
+    views: Views,
+    camera: Intrinsics,
+    sigma_px: float = 0.4,
+    sigma_depth: float | Float[Tensor, "1 h w"] = SIGMA_DEPTH,
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "K 1 h w"]]:
     """Depth of every pixel from flow to several frames of known pose, its information, and reprojection errors (px).
 
@@ -210,7 +215,8 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     if views is None or not (solution.solved or solution.resting):
         return Matched(nothing, nothing, nothing, nothing.expand(2, -1, -1), 0.0)
     camera, image = solution.intrinsics.resized(size), flows.images(n)[0]
-    found, information, errors = triangulate(start, views, camera)
+    sigma = SIGMA_DEPTH * resize(relative_sigma(shot, n), size)[0]
+    found, information, errors = triangulate(start, views, camera, sigma_depth=sigma)
     ratio, left_out = (found / start).log(), unwanted(shot, n)
     wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
     bounded = start * ratio.clamp(-NEARER, FARTHER).exp()

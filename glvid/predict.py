@@ -23,6 +23,7 @@ USUAL_FOCAL, USUAL_SIGMA = (
     0.8,
     0.3,
 )  # of what people film with: focal over long side, and how far its log spreads
+SURER = 4.0  # at most, of one pixel of a frame than of the usual one
 SAID_SIGMA = 0.45  # how far the log of the camera network's focal length is off on held rendered worlds
 
 
@@ -64,11 +65,32 @@ def as_tensor(images: Images, device: str | torch.device = "cpu") -> Float[Tenso
 
 def predict_depth(net: nn.Module, images: Images, device: str | torch.device = "cpu", batch: int = 8) -> np.ndarray:
     """Depth (N, H, W) float32, up to scale, of every image by the depth network."""
+    return estimated(net, images, device, batch)[0]
+
+
+def estimated(
+    net: nn.Module, images: Images, device: str | torch.device = "cpu", batch: int = 8
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Depth (N, H, W) float32 of every image, and how far off its log is expected to be, where the network says so."""
     out = []
     with torch.inference_mode():
         for k in range(0, len(images), batch):
-            out.append(net.depth(as_tensor(images[k : k + batch], device))[:, 0].float().cpu().numpy())
-    return np.concatenate(out)
+            found = net.estimate(as_tensor(images[k : k + batch], device))
+            out.append([None if x is None else x[:, 0].float().cpu().numpy() for x in found])
+    depth, sigma = zip(*out, strict=True)
+    return np.concatenate(depth), None if sigma[0] is None else np.concatenate(sigma)
+
+
+def relative_sigma(shot: Shot, n: int) -> Float[Tensor, "1 1 H W"]:
+    """How far off the network's log depth is expected to be in frame n, over the frame's median; 1 if it does not say.
+
+    Relative, because what networks say of their error is too little wherever they are far from what they know; that
+    hardly touches which of two pixels is the surer one. Bounded for the same reason.
+    """
+    if shot.sigma is None:
+        return torch.ones(1, 1, *shot.images.shape[1:3])
+    said = torch.from_numpy(np.array(shot.sigma[n], dtype=np.float32))[None, None]
+    return (said / said.median().clamp_min(1e-6)).clamp(1 / SURER, SURER)
 
 
 def predict_camera(

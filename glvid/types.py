@@ -122,6 +122,7 @@ class Shot:
     images: Shaped[np.ndarray, "N H W 3"]  # uint8 RGB
     depth: Shaped[np.ndarray, "N H W"]  # float, the network's, up to scale
     ignored: Shaped[np.ndarray, "N H W"] | None = None  # 1 where the user wants pixels left out of everything
+    sigma: Shaped[np.ndarray, "N H W"] | None = None  # how far off the network expects its log depth to be, if it says
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,8 +131,8 @@ class Shot:
 
     def part(self, first: int, last: int) -> "Shot":
         """Frames first..last-1 alone."""
-        ignored = None if self.ignored is None else self.ignored[first:last]
-        return Shot(self.times[first:last], self.images[first:last], self.depth[first:last], ignored)
+        ignored, sigma = (None if x is None else x[first:last] for x in (self.ignored, self.sigma))
+        return Shot(self.times[first:last], self.images[first:last], self.depth[first:last], ignored, sigma)
 
     def __len__(self) -> int:
         return len(self.times)

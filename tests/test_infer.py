@@ -152,8 +152,8 @@ def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():
     images = np.stack([texture[:, k : k + 96] for k in (0, 2, 4, 90, 92, 94)])  # a cut between the third and fourth
     depth = np.ones((6, 64, 96), np.float32)
     decoded = Decoded(
-        [*range(6)], [k / 10 for k in range(6)], [""] * 6, [0, 3], [], [], images, depth, np.zeros_like(images[..., 0]),
-        (192, 128),
+        [*range(6)], [k / 10 for k in range(6)], [""] * 6, [0, 3], [], [], images,
+        np.zeros_like(images[..., 0]), depth, None, (192, 128),
     )  # fmt: skip
     solved = []
     for bounds, far in (((0, 3), 2.0), ((3, 6), 8.0)):

@@ -1,5 +1,7 @@
 """Shapes, ranges and gradients of the three networks; the pieces that have an answer known by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -122,3 +124,11 @@ def test_every_parameter_learns(kind):
     sum((x * torch.randn_like(x)).sum() for x in parts).backward()
     for name, p in net.named_parameters():
         assert torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+def test_a_depth_network_says_how_far_off_it_may_be():
+    """With the head it does, positively and at full size; without it there is nothing; depth is the same one."""
+    net, x = DepthNet(replace(SMALL, spread=True)), images()
+    depth, sigma = net.estimate(x)
+    assert sigma.shape == depth.shape and (sigma > 0).all() and torch.equal(depth, net.depth(x))
+    assert DepthNet(SMALL).estimate(x)[1] is None

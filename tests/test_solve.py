@@ -82,6 +82,21 @@ def test_the_network_does_not_vouch_for_the_focal_length():
     assert whole.sigmas(p, replace(state, cam_T_world=G))[0] > 1
 
 
+def test_points_that_the_network_is_unsure_of_are_held_less():
+    """The network's depth is twice too far at every other point, and it says so; matches say little."""
+    p, state = problem(noise=1.0)
+    depth, wrong = (-state.log_rho).exp(), torch.arange(80) % 2 == 1
+    tracks = replace(p.tracks, depth=torch.where(wrong, 2 * depth, depth), weight=0.02 * p.tracks.weight)
+    off = {}
+    for said in (False, True):
+        sigma = torch.where(wrong, 4.0, 0.25).expand(depth.shape) if said else None
+        q = replace(p, tracks=replace(tracks, sigma=sigma), sigma_depth=0.3)
+        found, _ = bundle.adjust(q, replace(state, log_rho=-q.tracks.depth.log()), ((2.0, 10),))
+        e = found.log_rho + depth.log()
+        off[said] = float((e - e[:, ~wrong].median(dim=1, keepdim=True).values).abs().mean())
+    assert off[True] < 0.7 * off[False]
+
+
 def test_gradient_is_the_derivative_of_the_cost():
     """Hand-written Jacobians against autograd, for poses, focal length, readout and point depths."""
     p, state = problem(noise=0.5)

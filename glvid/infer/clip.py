@@ -87,7 +87,7 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
 
 def job_done(job: Job) -> dict[str, Any]:
     """Decode, predict, solve, refine, write."""
-    files = [job.out / f".glvid-{os.getpid()}-{name}" for name in ("images", "depth", "ignored")]
+    files = [job.out / f".glvid-{os.getpid()}-{name}" for name in ("images", "ignored", "depth", "sigma")]
     try:
         decoded = decode(job, files)
         solved = solve_shots(job, decoded)

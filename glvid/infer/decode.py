@@ -1,8 +1,11 @@
 """First pass over a clip: working images and the network's depth to disk, shot cuts, what was lost."""
 
+import os
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -11,10 +14,7 @@ import torch
 from glvid import given, video
 from glvid.errors import InputError
 from glvid.infer.job import Clock, Decoded, Job
-from glvid.predict import (
-    predict_depth,
-    working_size,
-)
+from glvid.predict import estimated, working_size
 from glvid.types import Frame
 
 
@@ -34,7 +34,8 @@ def decode(job: Job, files: list[Path]) -> Decoded:
     job.report.stage("decode and predict", job.clip.frames)
     small, batch, before = working_size(job.size), [], None
     indices, times, names, first, lost, notes = [], [], [], [], [], list(job.clip.warnings)
-    with open(files[0], "wb") as images, open(files[1], "wb") as depths, open(files[2], "wb") as ignored:
+    with ExitStack() as opened:
+        images, ignored, depths, sigmas = (opened.enter_context(open(path, "wb")) for path in files)
         for item in timed(stored_frames(job), job.clock, "decode"):
             if isinstance(item, video.Lost):
                 lost.append([item.first, item.last])
@@ -53,17 +54,18 @@ def decode(job: Job, files: list[Path]) -> Decoded:
             ignored.write(user_mask(job, frame, small).tobytes())
             batch.append(now)
             if len(batch) == 8:
-                depths.write(predicted(job, batch).tobytes())
+                predicted(job, batch, depths, sigmas)
                 batch = []
             job.report.advance(1)
         if batch:
-            depths.write(predicted(job, batch).tobytes())
+            predicted(job, batch, depths, sigmas)
     if not times:
         raise InputError(f"{job.clip.path}: no frame could be decoded; the file is damaged")
     n, (w, h) = len(times), small
+    shapes = ((n, h, w, 3), (n, h, w), (n, h, w), (n, h, w))
     maps = [
-        job.maps.kept(np.memmap(f, t, "r", shape=s))
-        for f, t, s in zip(files, "Bfb", ((n, h, w, 3), (n, h, w), (n, h, w)), strict=True)
+        job.maps.kept(np.memmap(f, t, "r", shape=s)) if os.path.getsize(f) else None
+        for f, t, s in zip(files, "Bbff", shapes, strict=True)
     ]
     return Decoded(indices, times, names, first, lost, notes, *maps, job.size)
 
@@ -81,13 +83,15 @@ def timed(items: Iterator, clock: Clock, stage: str) -> Iterator:
         yield item
 
 
-def predicted(job: Job, batch: list[np.ndarray]) -> np.ndarray:
-    """Depth of a batch of working images."""
+def predicted(job: Job, batch: list[np.ndarray], depths: BinaryIO, sigmas: BinaryIO) -> None:
+    """Writes depth of a batch of working images, and how far off it may be where the network says so."""
     since = time.perf_counter()
     with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=job.precision == "bf16"):
-        depth = predict_depth(job.networks.depth, np.stack(batch), job.device)
+        depth, sigma = estimated(job.networks.depth, np.stack(batch), job.device)
     job.clock.add("predict", since)
-    return depth.astype(np.float32)
+    depths.write(depth.astype(np.float32).tobytes())
+    if sigma is not None:
+        sigmas.write(sigma.astype(np.float32).tobytes())
 
 
 def user_mask(job: Job, frame: Frame, size: tuple[int, int]) -> np.ndarray:

@@ -82,8 +82,9 @@ class Decoded:
     lost: list[list[int]]
     notes: list[str]
     images: np.ndarray  # (N, h, w, 3) uint8
-    depth: np.ndarray  # (N, h, w) float32
     ignored: np.ndarray  # (N, h, w) uint8: 1 = the user wants it left out
+    depth: np.ndarray  # (N, h, w) float32
+    sigma: np.ndarray | None  # (N, h, w) float32: how far off log depth may be, where the network says so
     size: tuple[int, int]  # stored size
 
     def bounds(self) -> list[tuple[int, int]]:
@@ -93,7 +94,8 @@ class Decoded:
     def shot(self, bounds: tuple[int, int]) -> Shot:
         """The frames of one shot."""
         part = slice(*bounds)
-        return Shot(np.array(self.times[part]), self.images[part], self.depth[part], self.ignored[part])
+        sigma = None if self.sigma is None else self.sigma[part]
+        return Shot(np.array(self.times[part]), self.images[part], self.depth[part], self.ignored[part], sigma)
 
 
 @dataclass(frozen=True)

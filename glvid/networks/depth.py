@@ -109,4 +109,11 @@ class DepthNet(nn.Module):
 
     def depth(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
         """Depth z > 0 at full size, up to scale; images 0..1, H and W multiples of 32."""
-        return 1 / self(images)[0]
+        return self.estimate(images)[0]
+
+    def estimate(
+        self, images: Float[Tensor, "B 3 H W"]
+    ) -> tuple[Float[Tensor, "B 1 H W"], Float[Tensor, "B 1 H W"] | None]:
+        """Depth, and how far off its log is expected to be (None for networks that do not say)."""
+        disparities, log_spread = self.look(images)
+        return 1 / disparities[0], None if log_spread is None else log_spread.float().exp()

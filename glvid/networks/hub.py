@@ -90,6 +90,10 @@ class HubDepth(nn.Module):
         inverse = (said / middle).clamp_min(0) + self.shift
         return 1 / torch.maximum(inverse, inverse.amax((-2, -1), keepdim=True) / FARTHEST)
 
+    def estimate(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 1 H W"], None]:
+        """Depth; these models say nothing of their error."""
+        return self.depth(images), None
+
 
 def named(name: str) -> bool:
     """Does this name a hub model, or a folder that holds one, rather than a weight file of ours?"""

@@ -134,9 +134,15 @@ def depth_prior(problem: Problem, state: State, n: Tensor):
     t = problem.tracks
     e = state.log_rho[n] + t.depth[n].log()
     e = e - e.median(dim=1, keepdim=True).values
-    s = problem.sigma_depth
-    w = (problem.sigma_px / s) ** 2 / (1 + (e / s) ** 2) if np.isfinite(s) else torch.zeros_like(e)
+    s = sigma_depth(problem, n)
+    w = (problem.sigma_px / s) ** 2 / (1 + (e / s) ** 2) if np.isfinite(problem.sigma_depth) else torch.zeros_like(e)
     return e, w
+
+
+def sigma_depth(problem: Problem, n: Tensor) -> float | Float[Tensor, "B M"]:
+    """How far log depths of anchor frames n may leave the network's shape: where it is surer of itself, less."""
+    own = problem.tracks.sigma
+    return problem.sigma_depth if own is None else problem.sigma_depth * own[n]
 
 
 def jolt_cost(problem: Problem, state: State) -> float:
@@ -156,8 +162,8 @@ def cost_of(problem: Problem, state: State, kernel: float) -> float:
         *_, residual, weight = reproject(problem, state, n)
         cost, _ = robust(residual, kernel)
         e, w = depth_prior(problem, state, n)
-        s = problem.sigma_depth
-        prior = 0.5 * problem.sigma_px**2 * torch.log1p((e / s) ** 2) if np.isfinite(s) else 0 * e
+        s = sigma_depth(problem, n)
+        prior = 0.5 * problem.sigma_px**2 * torch.log1p((e / s) ** 2) if np.isfinite(problem.sigma_depth) else 0 * e
         total += float((cost * weight).sum().double() + prior.sum().double())
     readout = problem.readout_weight * float(state.readout) ** 2
     return total + 0.5 * (problem.focal_weight * float(state.log_f - problem.focal_start) ** 2 + readout)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from glvid.predict import Flows
+from glvid.predict import Flows, relative_sigma
 from glvid.types import Shot
 from glvid.warp import sample_at, texture_of
 
@@ -29,6 +29,7 @@ class Tracks:
     root: Float[Tensor, "N M 2 2"]  # square root of how far a match at xy is to be believed, by direction
     lag: Float[Tensor, "N M 2"] | None = None  # px that a rolling shutter shifts xy by, per unit of readout
     target_lag: Float[Tensor, "N K M 2"] | None = None  # and the targets
+    sigma: Float[Tensor, "N M"] | None = None  # how far off depth is, relative to the frame's other points
 
 
 def anchor_points(image: Tensor, grid: tuple[int, int]) -> Float[Tensor, "M 2"]:
@@ -60,7 +61,7 @@ def tracks(
     n, (w, h) = len(shot), shot.size
     grid = (round((points * w / h) ** 0.5), round((points * h / w) ** 0.5))
     signed = tuple(s * k for k in offsets for s in (1, -1))
-    found, depth, root = [], [], []
+    found, depth, root, sigma = [], [], [], []
     for k in range(n):
         grey = torch.from_numpy(shot.images[k].astype(np.float32).mean(-1))
         xy = anchor_points(grey, grid)
@@ -68,6 +69,7 @@ def tracks(
         d = torch.from_numpy(np.array(shot.depth[k], dtype=np.float32))[None, None]
         found.append(xy)
         depth.append(sample_at(d, xy.T[None, :, None])[0][0, 0, 0])
+        sigma.append(sample_at(relative_sigma(shot, k), xy.T[None, :, None])[0][0, 0, 0])
     xy, m = torch.stack(found), len(found[0])
     target = torch.zeros(n, len(signed), m, 2)
     weight = torch.zeros(n, len(signed), m)
@@ -85,7 +87,8 @@ def tracks(
             weight[k] *= sample_at(out, xy[k].T[None, :, None])[0][0, 0, 0] < 0.5
     share = (weight > 0.2).float().mean(-1)
     share[:, :2] = 1  # neighbours always count
-    return Tracks(signed, xy, target, weight * (share > 0.3)[..., None], torch.stack(depth), torch.stack(root))
+    weight = weight * (share > 0.3)[..., None]
+    return Tracks(signed, xy, target, weight, torch.stack(depth), torch.stack(root), sigma=torch.stack(sigma))
 
 
 def believed(texture: Float[Tensor, "3 M"]) -> Float[Tensor, "M 2 2"]:

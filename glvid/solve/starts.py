@@ -71,6 +71,7 @@ def portion(tracks: Tracks, first: int, last: int) -> Tracks:
     part = Tracks(
         tracks.offsets, *(getattr(tracks, k)[first:last] for k in ("xy", "target", "weight", "depth", "root"))
     )
+    part = replace(part, sigma=None if tracks.sigma is None else tracks.sigma[first:last])
     seen = torch.arange(last - first)[:, None] + torch.tensor(tracks.offsets)
     return replace(part, weight=part.weight * ((seen >= 0) & (seen < last - first))[..., None])
 
@@ -85,6 +86,7 @@ def thinned(tracks: Tracks, every: int) -> Tracks:
         weight[:, :, ::every],
         depth[:, ::every],
         tracks.root[:, ::every],
+        sigma=None if tracks.sigma is None else tracks.sigma[:, ::every],
     )
 
 
