@@ -17,7 +17,7 @@ from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
 from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, unsteadiness, voted
 from glvid.parallel import each
-from glvid.predict import Flows, Store, dense_size, in_memory, relative_sigma
+from glvid.predict import SURER, Flows, Store, dense_size, in_memory
 from glvid.prior import INFORMATION, Standing, believed, standing, upheld
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import Views, along, both_ways, dense_prior, views_of
@@ -25,6 +25,7 @@ from glvid.warp import guided_upsample, length, resize, resize_flow, spread, vis
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
 SIGMA_DEPTH = 0.4  # how far off log depths of the network usually are
+SKY_LIKE = 20.0  # median depths: networks are not taught what to say of their error beyond
 CONTRAST = 0.003**2  # squared brightness change per px at which flow is half trusted: most of a grey level
 
 
@@ -47,8 +48,8 @@ def triangulate(
     """Depth of every pixel from flow to several frames of known pose, its information, and reprojection errors (px).
 
     Gauss-Newton on log inverse depth, one unknown a pixel: robust (Cauchy, annealed) reprojection errors plus the
-    distance to `depth`, in standard deviations. A match is as good as `sigma_px` plus 3 % of its flow. Information is
-    in units of 1 / log^2; the prior's share is not counted.
+    distance to `depth`, in standard deviations (`sigma_depth`: of log depth, one for all or every pixel's). A match is
+    as good as `sigma_px` plus 3 % of its flow. Information is in units of 1 / log^2; the prior's share is not counted.
     """
     r, xy, f = rays(camera), pixel_grid(camera.size, depth), camera.focal[:, None, None]
     px = torch.cat([f, f.new_ones(1, 1, 1)])  # z = 1 -> px
@@ -207,6 +208,19 @@ class Matched:
     swept: float  # share of the picture that a sweep has put nearer
 
 
+def prior_sigma(shot: Shot, n: int) -> float | Float[Tensor, "1 h w"]:
+    """How far off the network's log depth may be in frame n, for `triangulate`: more than usual where it says so.
+
+    Never less: a network that is sure of itself would vouch for itself, since how far flow determines depth (`Dense`)
+    is told apart from what the network adds only where that is little.
+    """
+    if shot.sigma is None:
+        return SIGMA_DEPTH
+    said, depth = (torch.from_numpy(np.array(x[n], dtype=np.float32))[None, None] for x in (shot.sigma, shot.depth))
+    usual = said[depth < SKY_LIKE * depth.median()].median().clamp_min(1e-6)
+    return SIGMA_DEPTH * resize((said / usual).clamp(1, SURER), dense_size(shot.size))[0]
+
+
 def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int], searched: bool, n: int) -> Matched:
     """Depth and motion of frame n from its matches alone."""
     size, start = dense_size(shot.size), dense_prior(shot, solution, n)
@@ -215,8 +229,7 @@ def matched(shot: Shot, solution: Solution, flows: Flows, offsets: Sequence[int]
     if views is None or not (solution.solved or solution.resting):
         return Matched(nothing, nothing, nothing, nothing.expand(2, -1, -1), 0.0)
     camera, image = solution.intrinsics.resized(size), flows.images(n)[0]
-    sigma = SIGMA_DEPTH * resize(relative_sigma(shot, n), size)[0]
-    found, information, errors = triangulate(start, views, camera, sigma_depth=sigma)
+    found, information, errors = triangulate(start, views, camera, sigma_depth=prior_sigma(shot, n))
     ratio, left_out = (found / start).log(), unwanted(shot, n)
     wrong = torch.maximum(doubt(errors, views, image), far_fetched(ratio))
     bounded = start * ratio.clamp(-NEARER, FARTHER).exp()

@@ -50,6 +50,7 @@ def segments(shot: Int[np.ndarray, " N"]) -> list[np.ndarray]:
 
 def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shape: tuple[int, int]) -> Solved | str:
     """Camera and dense depth of frames (N, H, W, 3) uint8 of a clip of `shape`, or why they are not to be trusted."""
+    # what the network says of its error stays out: it would decide what it is taught
     shot = Shot(np.arange(len(images)) / 15.0, images, predict_depth(depth_net, images))
     start = predict_camera(camera_net, images[:-1:3], images[1::3], shape)
     flows = Flows(shot, fine_dis_flow)

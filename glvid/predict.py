@@ -81,16 +81,13 @@ def estimated(
     return np.concatenate(depth), None if sigma[0] is None else np.concatenate(sigma)
 
 
-def relative_sigma(shot: Shot, n: int) -> Float[Tensor, "1 1 H W"]:
-    """How far off the network's log depth is expected to be in frame n, over the frame's median; 1 if it does not say.
+def over_median(sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """How far off pixels are said to be, over their median.
 
     Relative, because what networks say of their error is too little wherever they are far from what they know; that
     hardly touches which of two pixels is the surer one. Bounded for the same reason.
     """
-    if shot.sigma is None:
-        return torch.ones(1, 1, *shot.images.shape[1:3])
-    said = torch.from_numpy(np.array(shot.sigma[n], dtype=np.float32))[None, None]
-    return (said / said.median().clamp_min(1e-6)).clamp(1 / SURER, SURER)
+    return (sigma / sigma.median().clamp_min(1e-6)).clamp(1 / SURER, SURER)
 
 
 def predict_camera(

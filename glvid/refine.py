@@ -248,7 +248,7 @@ def refine_parameters(
         first, best, full = descend(take_step, objective, plan.steps, advance)
         depth[span.frames][span.held :] = full[span.held :, 0].float().cpu().numpy()
         losses.append((first, best))
-    return replace(shot, depth=depth), progress_of(losses)
+    return replace(shot, depth=depth, sigma=None), progress_of(losses)  # what it said of itself was of before
 
 
 def progress_of(losses: list[tuple[float, float]]) -> Progress:

@@ -291,7 +291,7 @@ def _inside(folder: Path, name: str) -> Path:
 # ---------------------------------------------------------------- disk
 
 
-WORKING = 21  # bytes a pixel: image 3, again at half the size 3, depth 4, ignored 1, flow of eight pairs 8, maps 2
+WORKING = 25  # bytes a pixel: image 3, its half size 3, depth 4, its sigma 4, ignored 1, flow of eight pairs 8, maps 2
 
 
 def estimate(

@@ -3,14 +3,16 @@
 sheet        raw depth of a middle frame of every clip of ../shared/data/wild and driving -> models/NAME.jpg
 calibration  what depth and flow networks say of their own error against what it is, on held rendered worlds
              (seeds from 800,000) and, flow, on the pairs of ../shared/data/flow -> models/NAME-calibration.png
-scores       `glvid eval`, --refine none, on the clips of ../shared/data that have truth
+scores       `glvid eval --refine none` on the clips of ../shared/data that have truth
 One JSON line per measurement on stdout.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -21,6 +23,7 @@ from quality import DATA, ROOT, say
 from glvid import formats, weights
 from glvid.colors import color_range, depth_colors
 from glvid.data.layouts import survey
+from glvid.errors import ModelError
 from glvid.predict import as_tensor, dis_flow, first_guess, predict_depth, working_size
 from glvid.synthetic import scene
 from glvid.train.supervised import CAP, middle
@@ -32,25 +35,28 @@ RUNS = ROOT / ".runs" / "cards"
 WIDTH, ACROSS = 192, 4  # px of a picture; pictures with their depth beside each other
 HELD, WORLDS, SIZE = 800_000, 32, (384, 224)
 BINS = 12  # of as many pixels each
-PROTOCOLS = {  # and the folder of ../shared/data that has what they need
-    "kitti-eigen": "driving",
-    "kitti-improved": "driving",
-    "video-depth": "rgbd",
-    "tum": "rgbd",
-    "flow": "flow",
-    "sintel-flow": "flow",
-    "intrinsics": "rgbd",
-    "consistency": "rgbd",
+PROTOCOLS = {  # by kind of network: protocol, and the folder of ../shared/data that has what it needs
+    "depth": {"kitti-eigen": "driving", "kitti-improved": "driving", "video-depth": "rgbd", "tum": "rgbd"},
+    "flow": {"flow": "flow", "sintel-flow": "flow"},
 }
 
 
+def network(name: str) -> tuple[torch.nn.Module, str]:
+    """Shipped weights by name, or a weight file, whatever kind of network it holds; and that kind."""
+    for kind in PROTOCOLS:
+        with suppress(ModelError):
+            return weights.load(name, kind)[0], kind
+    raise SystemExit(f"{name}: no weights of a depth or flow network")
+
+
 def sheet(names: list[str]) -> None:
+    """Frames and their raw depth, all clips on one picture."""
     for name in names or [weights.DEFAULTS["depth"]]:
         net = weights.load(name, "depth")[0]
         rows = [np.vstack([shown(net, path) for path in part]) for part in columns()]
         tall = max(len(r) for r in rows)
         whole = np.hstack([np.pad(r, ((0, tall - len(r)), (0, 4), (0, 0)), constant_values=255) for r in rows])
-        picture = card_of(name).with_suffix(".jpg")
+        picture = card_of(name, ".jpg")
         picture.write_bytes(cv2.imencode(".jpg", whole[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes())
         say(picture=picture.name, size=whole.shape[1::-1])
 
@@ -77,11 +83,14 @@ def shown(net: torch.nn.Module, path: Path) -> np.ndarray:
 
 
 def calibration(names: list[str]) -> None:
+    """Errors that are said against those that are, in bins; a plot for every network, and figures."""
     for name in names or [weights.DEFAULTS["depth"], weights.DEFAULTS["flow"]]:
-        kind = weights.index()[name]["kind"] if name in weights.index() else Path(name).stem.split("-")[0]
-        net = weights.load(name, kind)[0]
+        net, kind = network(name)
+        if kind == "depth" and not net.config.spread:
+            say(weights=name, says="nothing of its error")
+            continue
         sets = {"rendered": rendered_errors(net, kind)} | ({"pairs": pair_errors(net)} if kind == "flow" else {})
-        plot(card_of(name).with_name(f"{Path(name).stem}-calibration.png"), kind, sets)
+        plot(card_of(name, "-calibration.png"), kind, sets)
         for where, (said, off) in sets.items():
             said_of, off_of = binned(said, off)
             apart = float(np.mean(np.abs(np.log(off_of / said_of))))
@@ -89,8 +98,8 @@ def calibration(names: list[str]) -> None:
 
 
 def rendered_errors(net: torch.nn.Module, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """What the network says of its error and what it is, of pixels of held rendered worlds: px of flow, or log depth
-    after the picture's median scale is taken away."""
+    """What the network says of its error and what it is, of pixels of held rendered worlds: px of flow where the same
+    point is seen in both frames, or log depth after the picture's median scale is taken away."""
     said, off = [], []
     for seed in range(HELD, HELD + WORLDS):
         truth = scene(seed, frames=2, size=SIZE)
@@ -105,8 +114,6 @@ def rendered_errors(net: torch.nn.Module, kind: str) -> tuple[np.ndarray, np.nda
                 away = -disparities[0].log() - truth.depth[:1].clamp(0.1, CAP).log()
                 known = truth.depth[:1] < CAP
                 error = (away - middle(away, known.float())).abs()
-        if spread is None:
-            raise SystemExit("these weights say nothing of their error")
         said.append(spread.exp()[known][::7].numpy())
         off.append(error[known][::7].numpy())
     return np.concatenate(said), np.concatenate(off)
@@ -126,7 +133,7 @@ def pair_errors(net: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
         with torch.inference_mode():
             found = net(*(resize(as_tensor(x), size) for x in (a, b)), resize_flow(dis_flow(a, b), size))
         flow = resize_flow(found.flow.float(), (w, h))[0].numpy()
-        spread = resize(found.log_spread, (w, h))[0, 0].exp().numpy() * w / size[0]
+        spread = resize(found.log_spread, (w, h))[0, 0].exp().numpy() * (w * h / (size[0] * size[1])) ** 0.5
         said.append(spread[known][::7])
         off.append(np.linalg.norm(flow - np.nan_to_num(truth), axis=0)[known][::7])
     return np.concatenate(said), np.concatenate(off)
@@ -139,6 +146,7 @@ def binned(said: np.ndarray, off: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot(path: Path, kind: str, sets: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+    """`binned` errors of every set, on logarithmic axes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -158,20 +166,26 @@ def plot(path: Path, kind: str, sets: dict[str, tuple[np.ndarray, np.ndarray]]) 
 
 
 def scores(names: list[str]) -> None:
-    for name in names or [weights.DEFAULTS["depth"]]:
-        for protocol, where in PROTOCOLS.items():
-            out = RUNS / f"{Path(name).stem}_{protocol}"
+    """Every protocol of a network's kind, measured anew."""
+    for name in names or [weights.DEFAULTS["depth"], weights.DEFAULTS["flow"]]:
+        kind = network(name)[1]
+        if kind == "flow" and name != weights.DEFAULTS["flow"]:
+            raise SystemExit("glvid eval takes the shipped flow network alone: install these weights first")
+        chosen = ["--flow", "net"] if kind == "flow" else ["--depth-model", name]
+        for protocol, where in PROTOCOLS[kind].items():
+            out = RUNS / f"{Path(name).name}_{protocol}"
+            shutil.rmtree(out, ignore_errors=True)  # of other weights, or of older code
             command = [sys.executable, "-m", "glvid", "eval", protocol, "--data", str(DATA / where), "-o", str(out)]
-            subprocess.run([*command, "--depth-model", name, "--quiet"], check=True)
-            say(weights=name, protocol=protocol, **json.loads((out / "summary.json").read_text()))
+            subprocess.run([*command, *chosen, "--refine", "none", "--quiet"], check=True)
+            say(weights=name, **json.loads((out / "summary.json").read_text()))
 
 
-def card_of(name: str) -> Path:
-    """Where the pictures of a card go: beside it, or to .runs/cards for weights that are not shipped."""
+def card_of(name: str, ending: str) -> Path:
+    """Where a picture of a card goes: beside the card, or to .runs/cards for weights that are not shipped."""
     if name in weights.index():
-        return weights.folder() / name
+        return weights.folder() / f"{name}{ending}"
     RUNS.mkdir(parents=True, exist_ok=True)
-    return RUNS / Path(name).stem
+    return RUNS / f"{Path(name).name}{ending}"
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ import pytest
 import torch
 from run_folder import check
 
-from glvid import infer, results, weights
+from glvid import infer, refine, results, weights
 from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
 from glvid.infer.job import Decoded, Solved
 from glvid.infer.maps import Maps
 from glvid.infer.write import preview_range
-from glvid.networks import CameraNet, DepthNet
-from glvid.predict import chosen_precision
+from glvid.networks import CameraNet, DepthConfig, DepthNet
+from glvid.predict import Flows, chosen_precision, dis_flow, estimated
 from glvid.refine import Progress
+from glvid.solve.matches import tracks
+from glvid.solve.starts import portion, thinned
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Solution
 
@@ -145,6 +147,30 @@ def test_what_cannot_work_is_refused_before_anything_is_written(clip, tmp_path):
         (tmp_path / "empty.mp4").write_bytes(b"")
         infer.run(tmp_path / "empty.mp4", tmp_path / "run", OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_network_says_of_its_error_reaches_solve_and_refinement(clip, tmp_path, monkeypatch):
+    """Frames, depth and sigma of every shot belong together; nothing of them is left in the folder."""
+    net, seen = DepthNet(DepthConfig(spread=True)), []
+    net.spread.conv.weight.data.normal_(std=0.2)
+    weights.save(net, tmp_path / "unsure.safetensors")
+    net = weights.load(tmp_path / "unsure.safetensors", "depth")[0]
+    refined = refine.refine
+    monkeypatch.setattr(refine, "refine", lambda shot, *rest: (seen.append(shot), refined(shot, *rest))[1])
+    out = tmp_path / "run"
+    infer.run(clip, out, replace(OPTIONS, refine="output", depth_model=str(tmp_path / "unsure.safetensors")))
+    (shot,) = seen
+    depth, sigma = estimated(net, np.array(shot.images))
+    assert np.allclose(shot.depth, depth, rtol=0.02) and np.allclose(shot.sigma, sigma, rtol=0.1) and sigma.std() > 0.01
+    part = shot.part(1, 3)
+    assert np.array_equal(part.sigma, shot.sigma[1:3]) and not list(out.glob(".glvid-*"))
+    found = tracks(shot, Flows(shot, dis_flow), (1,), 40)
+    assert found.sigma.shape == found.depth.shape and torch.allclose(
+        found.sigma.median(dim=1).values, torch.tensor(1.0)
+    )
+    assert torch.equal(portion(found, 1, 3).sigma, found.sigma[1:3])
+    assert torch.equal(thinned(found, 2).sigma, found.sigma[:, ::2])
+    assert tracks(replace(shot, sigma=None), Flows(shot, dis_flow), (1,), 40).sigma is None
 
 
 def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():

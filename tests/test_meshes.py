@@ -180,15 +180,29 @@ def test_rooms_are_closed_and_streets_have_a_sky(furnished):
     assert not np.isfinite(Caster(things, of.paints).cast(rays_of(LENS, up)).along).all()
 
 
-def test_who_is_filmed_stands_on_the_ground_before_the_camera(furnished):
-    of, there = props.library(furnished), props.at(2, 1.4, 5) @ props.turn(1.0)
-    for seed in range(12):
-        rng, floor = np.random.default_rng(seed), sets.shell(np.random.default_rng(0), of, 20, 20, 3)[:1]
-        things, motions = sets.with_subject(rng, of, floor, np.eye(4)[None], there, seed % 2 == 0)
-        body = things[-1].corners.reshape(-1, 3)
-        assert len(things) == len(motions) == 2 and abs(body[:, 1].max()) < 0.05 and motions[1, 1, 3] == 0
-        x, _, z = np.linalg.inv(there)[:3, :3] @ (body.mean(0) - there[:3, 3])
-        assert 0.4 < z < 9 and abs(x) < 1.2 * z
+def test_who_is_filmed_stands_on_free_ground_before_the_camera(furnished):
+    of, here = props.library(furnished), props.at(2, 1.4, 5) @ props.turn(1.0)
+    there, kerb = here @ props.at(0, 0, 1.5), moved(box((9, 0.12, 9), 0), props.at(6.4, 0, 7.8))
+    found = 0
+    for seed in range(20):
+        floor = joined([*sets.shell(np.random.default_rng(0), of, 40, 40, 3)[:1], kerb])
+        crate = moved(box((1.5, 1, 1.5), 0), props.at(5.4, 0, 7.2))  # in its way
+        rng = np.random.default_rng(seed)
+        things, motions = sets.with_subject(rng, of, [floor, crate], np.eye(4)[None].repeat(2, 0), (here, there), False)
+        assert len(things) == len(motions) and (motions[:, 1, 3] == 0).all()
+        for thing in things[2:]:
+            body = thing.corners.reshape(-1, 3)
+            x, _, z = np.linalg.inv(there)[:3, :3] @ (body.mean(0) - there[:3, 3])
+            assert 0.5 < z < 11 and abs(x) < 2 * z
+            low, high = body.min(0), body.max(0)
+            assert not (low[0] < 6.1 and high[0] > 4.7 and low[2] < 7.9 and high[2] > 6.5)
+            middle = (low + high) / 2
+            on_kerb = abs(middle[0] - 6.4) < 4.4 and abs(middle[2] - 7.8) < 4.4
+            off_kerb = abs(middle[0] - 6.4) > 4.6 or abs(middle[2] - 7.8) > 4.6
+            if on_kerb or off_kerb:
+                assert abs(high[1] + (0.12 if on_kerb else 0)) < 0.06
+                found += 1
+    assert found > 10
 
 
 def test_a_pool_holds_three_worlds_of_models_to_one_of_solids(tmp_path, furnished):

@@ -130,5 +130,10 @@ def test_a_depth_network_says_how_far_off_it_may_be():
     """With the head it does, positively and at full size; without it there is nothing; depth is the same one."""
     net, x = DepthNet(replace(SMALL, spread=True)), images()
     depth, sigma = net.estimate(x)
-    assert sigma.shape == depth.shape and (sigma > 0).all() and torch.equal(depth, net.depth(x))
+    disparities, log_spread = net.look(x)
+    assert sigma.shape == depth.shape
+    torch.testing.assert_close(1 / depth, disparities[0])
+    torch.testing.assert_close(sigma.log(), log_spread)
+    moved = torch.cat([net.estimate(x + 0.3 * torch.rand_like(x))[1] for _ in range(4)])
+    assert moved.std() > 0  # it depends on the picture
     assert DepthNet(SMALL).estimate(x)[1] is None

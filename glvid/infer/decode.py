@@ -54,11 +54,11 @@ def decode(job: Job, files: list[Path]) -> Decoded:
             ignored.write(user_mask(job, frame, small).tobytes())
             batch.append(now)
             if len(batch) == 8:
-                predicted(job, batch, depths, sigmas)
+                write_depth(job, batch, depths, sigmas)
                 batch = []
             job.report.advance(1)
         if batch:
-            predicted(job, batch, depths, sigmas)
+            write_depth(job, batch, depths, sigmas)
     if not times:
         raise InputError(f"{job.clip.path}: no frame could be decoded; the file is damaged")
     n, (w, h) = len(times), small
@@ -83,8 +83,8 @@ def timed(items: Iterator, clock: Clock, stage: str) -> Iterator:
         yield item
 
 
-def predicted(job: Job, batch: list[np.ndarray], depths: BinaryIO, sigmas: BinaryIO) -> None:
-    """Writes depth of a batch of working images, and how far off it may be where the network says so."""
+def write_depth(job: Job, batch: list[np.ndarray], depths: BinaryIO, sigmas: BinaryIO) -> None:
+    """Predicts and writes depth of a batch of working images, and how far off it may be where the network says so."""
     since = time.perf_counter()
     with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=job.precision == "bf16"):
         depth, sigma = estimated(job.networks.depth, np.stack(batch), job.device)

@@ -73,7 +73,7 @@ class Networks:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the first pass over a clip leaves: working images and depth (memory-mapped), and facts about each frame."""
+    """What the first pass over a clip leaves: maps of working images (memory-mapped) and facts about each frame."""
 
     indices: list[int]
     times: list[float]

@@ -134,12 +134,12 @@ def depth_prior(problem: Problem, state: State, n: Tensor):
     t = problem.tracks
     e = state.log_rho[n] + t.depth[n].log()
     e = e - e.median(dim=1, keepdim=True).values
-    s = sigma_depth(problem, n)
+    s = sigma_of(problem, n)
     w = (problem.sigma_px / s) ** 2 / (1 + (e / s) ** 2) if np.isfinite(problem.sigma_depth) else torch.zeros_like(e)
     return e, w
 
 
-def sigma_depth(problem: Problem, n: Tensor) -> float | Float[Tensor, "B M"]:
+def sigma_of(problem: Problem, n: Tensor) -> float | Float[Tensor, "B M"]:
     """How far log depths of anchor frames n may leave the network's shape: where it is surer of itself, less."""
     own = problem.tracks.sigma
     return problem.sigma_depth if own is None else problem.sigma_depth * own[n]
@@ -162,7 +162,7 @@ def cost_of(problem: Problem, state: State, kernel: float) -> float:
         *_, residual, weight = reproject(problem, state, n)
         cost, _ = robust(residual, kernel)
         e, w = depth_prior(problem, state, n)
-        s = sigma_depth(problem, n)
+        s = sigma_of(problem, n)
         prior = 0.5 * problem.sigma_px**2 * torch.log1p((e / s) ** 2) if np.isfinite(problem.sigma_depth) else 0 * e
         total += float((cost * weight).sum().double() + prior.sum().double())
     readout = problem.readout_weight * float(state.readout) ** 2

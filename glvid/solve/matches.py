@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from glvid.predict import Flows, relative_sigma
+from glvid.predict import Flows, over_median
 from glvid.types import Shot
 from glvid.warp import sample_at, texture_of
 
@@ -69,7 +69,9 @@ def tracks(
         d = torch.from_numpy(np.array(shot.depth[k], dtype=np.float32))[None, None]
         found.append(xy)
         depth.append(sample_at(d, xy.T[None, :, None])[0][0, 0, 0])
-        sigma.append(sample_at(relative_sigma(shot, k), xy.T[None, :, None])[0][0, 0, 0])
+        if shot.sigma is not None:
+            s = torch.from_numpy(np.array(shot.sigma[k], dtype=np.float32))[None, None]
+            sigma.append(over_median(sample_at(s, xy.T[None, :, None])[0][0, 0, 0]))
     xy, m = torch.stack(found), len(found[0])
     target = torch.zeros(n, len(signed), m, 2)
     weight = torch.zeros(n, len(signed), m)
@@ -88,7 +90,8 @@ def tracks(
     share = (weight > 0.2).float().mean(-1)
     share[:, :2] = 1  # neighbours always count
     weight = weight * (share > 0.3)[..., None]
-    return Tracks(signed, xy, target, weight, torch.stack(depth), torch.stack(root), sigma=torch.stack(sigma))
+    sigma = torch.stack(sigma) if sigma else None
+    return Tracks(signed, xy, target, weight, torch.stack(depth), torch.stack(root), sigma=sigma)
 
 
 def believed(texture: Float[Tensor, "3 M"]) -> Float[Tensor, "M 2 2"]:

@@ -219,6 +219,7 @@ def solution(
     readout = float(state.readout)
     if abs(readout) < 2 * sigmas(problem, state)[1]:
         readout = 0.0  # as far as this shot tells
+    plain = replace(problem, sigma_px=COSTED, tracks=replace(t, sigma=None))  # whatever the network says of its error
     warnings = []
     if missing:
         lost = sum(b - a for a, b in missing)
@@ -243,7 +244,7 @@ def solution(
         depth_scale=scale if parallax >= PARALLAX else torch.full_like(scale, np.exp(carried or 0.0)),
         parallax=parallax,
         readout=readout if parallax >= PARALLAX else 0.0,
-        cost=cost_of(replace(problem, sigma_px=COSTED), state, COSTED) / max(float(t.weight.sum()), 1e-9),
+        cost=cost_of(plain, state, COSTED) / max(float(t.weight.sum()), 1e-9),
         warnings=tuple(warnings),
         offsets=tuple(k for k in t.offsets if k > 0),
     )

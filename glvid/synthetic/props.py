@@ -104,14 +104,15 @@ def person(rng: Random, of: Library) -> Model:
 
 
 def animal(rng: Random, of: Library) -> Model:
-    """Body, neck, head, ears, tail and legs of an animal of 0.3 to 1.5 m that stands, or lies, along z."""
+    """Body, neck, head, ears, tail and legs of an animal, 0.4 to 2 m long or high, that stands, or lies, along z."""
     kinds, tile = ("cloth", "rough", "speckle", "plain", "stripes", "leaves"), float(rng.uniform(0.2, 1))
     look, legs = (of.texture(rng, *kinds, photos=0.3), shade(rng)), rng.uniform(0.15, 0.55)
     lies, thick, neck = rng.random() < 0.3, rng.uniform(0.12, 0.24), rng.uniform(0.0, 0.3)
-    up = thick if lies else legs + thick
+    tall = thick * rng.uniform(0.9, 1.2)
+    up = tall if lies else legs + tall
     head = np.array([rng.normal(0, 0.08), up + 0.08 + neck, 0.45 + rng.uniform(0, 0.1)])
     parts = [
-        round_thing((thick, thick * rng.uniform(0.9, 1.2), 0.42), (0, up, 0), *look),
+        round_thing((thick, tall, 0.42), (0, up, 0), *look),
         round_thing((0.09, 0.1 + neck / 2, 0.1), (head[0] / 2, up + 0.04 + neck / 2, 0.38), *look),
         round_thing((0.1, 0.1, rng.uniform(0.11, 0.2)), head, *look),
         round_thing((0.03, 0.03, rng.uniform(0.1, 0.3)), (0, up + rng.uniform(-0.1, 0.15), -0.5), *look),
@@ -150,6 +151,12 @@ def turn(angle: float, axis: str = "y") -> np.ndarray:
     return out
 
 
+def ground_of(model: Model, gap: float = 0.0) -> tuple[float, float, float, float]:
+    """x0, z0, x1, z1 of the ground below a model, and a gap around it."""
+    low, high = model.corners.min((0, 1)) - gap, model.corners.max((0, 1)) + gap
+    return float(low[0]), float(low[2]), float(high[0]), float(high[2])
+
+
 @dataclass(frozen=True)
 class Plot:
     """Ground that is taken: x0, z0, x1, z1 of everything that stands."""
@@ -158,8 +165,7 @@ class Plot:
 
     def claim(self, model: Model, gap: float = 0.02) -> bool:
         """Take the ground below a model, if it is free."""
-        low, high = model.corners.min((0, 1)) - gap, model.corners.max((0, 1)) + gap
-        mine = (float(low[0]), float(low[2]), float(high[0]), float(high[2]))
+        mine = ground_of(model, gap)
         for x0, z0, x1, z1 in self.taken:
             if mine[0] < x1 and mine[2] > x0 and mine[1] < z1 and mine[3] > z0:
                 return False

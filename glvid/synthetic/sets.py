@@ -1,5 +1,7 @@
 """Rooms and streets of meshes: what stands where, the light, the camera and its motion; drawn from a seed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -11,6 +13,7 @@ from glvid.synthetic.props import (
     Random,
     animal,
     at,
+    ground_of,
     person,
     round_thing,
     shade,
@@ -40,7 +43,7 @@ STREET = (
     "postbox mailbox fire_hydrant standpipe dumpster construction_barrel construction_cone jersey_barrier cinder_block "
     "euro_pallet brick_box fountain playground nist_stairs cannon cardboard_box drc_practice"
 ).split()
-SUBJECTS = 0.35  # share of worlds that somebody, an animal or a thing is filmed in
+SUBJECTS = 0.45  # share of worlds in which somebody, an animal or a thing is to be filmed, if there is room
 
 
 # --- rooms -----------------------------------------------------------------------------------------------------------
@@ -372,43 +375,62 @@ def sample(seed: int, of: Library, size: tuple[int, int]) -> Truth:
         degrees = float(rng.triangular(35, 62, 110))
         focal = 0.5 * max(size) / np.tan(np.radians(degrees) / 2)
         lens = Intrinsics(torch.tensor([focal] * 2).float(), torch.tensor(size) / 2, tuple(size))
+        step, near = motion(rng, indoors), 0.25 if indoors else 0.8
+        there = camera @ step @ turn(rng.normal(0, 0.006), "z")
         if rng.random() < SUBJECTS:
-            things, motions = with_subject(rng, of, things, motions, camera, indoors)
+            things, motions = with_subject(rng, of, things, motions, (camera, there), indoors)
         first = Caster(things, of.paints)
-        if clear_view(first, lens, camera, 0.25 if indoors else 0.8):
+        if clear_view(first, lens, camera, near) and clear_view(first, lens, there, near):
             break
-    step = np.eye(4)
-    if indoors or rng.random() < 0.35:
-        step = (
-            at(*rng.normal(0, rng.uniform(0.005, 0.12), 3)) @ turn(rng.normal(0, 0.03)) @ turn(rng.normal(0, 0.02), "x")
-        )
-    else:
-        step = at(0, rng.normal(0, 0.01), rng.choice([0.0, rng.uniform(0.1, 1.8)], p=[0.1, 0.9])) @ turn(
-            rng.normal(0, 0.012)
-        )
-    there = camera @ step @ turn(rng.normal(0, 0.006), "z")
     return pair(first, motions, light, lens, camera, there, rng.uniform(0.3, 0.55))
 
 
+def motion(rng: Random, indoors: bool) -> np.ndarray:
+    """How the camera moves from the first frame to the second, in its own axes: by hand, or driving."""
+    if indoors or rng.random() < 0.35:
+        shift = at(*rng.normal(0, rng.uniform(0.005, 0.12), 3))
+        return shift @ turn(rng.normal(0, 0.03)) @ turn(rng.normal(0, 0.02), "x")
+    ahead = rng.choice([0.0, rng.uniform(0.1, 1.8)], p=[0.1, 0.9])
+    return at(0, rng.normal(0, 0.01), ahead) @ turn(rng.normal(0, 0.012))
+
+
 def with_subject(
-    rng: Random, of: Library, things: list[Model], motions: np.ndarray, camera: np.ndarray, indoors: bool
+    rng: Random, of: Library, things: list[Model], motions: np.ndarray, cameras: Sequence[np.ndarray], indoors: bool
 ) -> tuple[list[Model], np.ndarray]:
-    """What people film: somebody, an animal or a thing that stands before the camera, and may move."""
-    kind, off = rng.random(), float(np.exp(rng.uniform(np.log(0.9), np.log(4 if indoors else 8))))
+    """Things and their motions with what is filmed among them: somebody, an animal or a thing on free ground before
+    both cameras (world_T_cam), which may move; without, where there is no place for it."""
+    kind, (camera, there) = rng.random(), cameras
     if kind < 0.5:
         body = person(rng, of)
     elif kind < 0.85:
         body = animal(rng, of)
     else:
         body = of.some(rng, FURNITURE) if rng.random() < 0.5 else thing(rng, of, rng.uniform(0.3, 1))
-    yaw = np.arctan2(camera[0, 2], camera[2, 2]) + rng.normal(0, 0.22)
-    x, z = camera[[0, 2], 3] + off * np.array([np.sin(yaw), np.cos(yaw)])
-    if indoors:
-        low, high = (f(things[0].corners, (0, 1)) for f in (np.min, np.max))  # the floor
-        x, z = np.clip([x, z], low[[0, 2]] + 0.35, high[[0, 2]] - 0.35)
-    step = at(*rng.normal(0, 0.03, 3)) if rng.random() < 0.5 else np.eye(4)
-    step[1, 3] = 0
-    return [*things, moved(body, at(x, 0, z) @ turn(rng.uniform(0, 6.3)))], np.concatenate([motions, step[None]])
+    body, half = moved(body, turn(rng.uniform(0, 6.3))), max(body.size[0], body.size[2]) / 2
+    plot = Plot([ground_of(m) for m in things[1:] if m.corners[..., 1].max() > -2])  # not what hangs above
+    ahead = float(np.linalg.norm(there[:3, 3] - camera[:3, 3]))
+    for _ in range(6):
+        off = ahead + half + float(np.exp(rng.uniform(np.log(0.7), np.log(4 if indoors else 8))))
+        yaw = np.arctan2(camera[0, 2], camera[2, 2]) + rng.normal(0, 0.22)
+        x, z = camera[[0, 2], 3] + off * np.array([np.sin(yaw), np.cos(yaw)])
+        height = height_at(things[0], x, z)
+        placed = None if height is None else moved(body, at(x, height, z))
+        if placed is not None and plot.claim(placed):
+            step = at(rng.normal(0, 0.03), 0, rng.normal(0, 0.03)) if rng.random() < 0.5 else np.eye(4)
+            return [*things, placed], np.concatenate([motions, step[None]])
+    return things, motions
+
+
+def height_at(ground: Model, x: float, z: float) -> float | None:
+    """Height of the uppermost of the ground's triangles above (x, z); None beside them all."""
+    a, b, c = (ground.corners[:, k].astype(float) for k in range(3))
+    u, v, w = (p[:, [0, 2]] for p in (b - a, c - a, [x, 0, z] - a))
+    area = u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]
+    flat = np.where(np.abs(area) < 1e-9, np.inf, area)  # those that stand upright
+    s, t = (w[:, 0] * v[:, 1] - w[:, 1] * v[:, 0]) / flat, (u[:, 0] * w[:, 1] - u[:, 1] * w[:, 0]) / flat
+    inside = (np.abs(area) >= 1e-9) & (s >= 0) & (t >= 0) & (s + t <= 1)
+    y = a[:, 1] + s * (b - a)[:, 1] + t * (c - a)[:, 1]
+    return float(-y[inside].min()) if inside.any() else None
 
 
 def clear_view(caster: Caster, lens: Intrinsics, camera: np.ndarray, near: float) -> bool:
