@@ -304,7 +304,8 @@ def ground(rng: Random, of: Library, half: float, walk: float, lane: float, lane
             parts.append(slab)
         inner, outer = s * (half + walk), s * (half + walk + wide)
         rise = -0.0 if rng.random() < 0.6 else -rng.uniform(0.5, 8)
-        a, b, c = (inner, -0.02, z1), (outer, rise, z1), (inner, -0.02, z0)
+        edge = -0.02 if walk else 0.0  # a step without a side would show the sky below
+        a, b, c = (inner, edge, z1), (outer, rise, z1), (inner, edge, z0)
         parts.append(solid(*quad(a, b, c), *lawn, float(rng.uniform(3, 8))))
     white = of.painted["plain"][0], np.full(3, rng.uniform(0.7, 1.15))
     for k in range(lanes + 1) if rng.random() < 0.8 else ():
