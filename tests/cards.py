@@ -26,6 +26,7 @@ from glvid.data.layouts import survey
 from glvid.errors import ModelError
 from glvid.predict import as_tensor, dis_flow, first_guess, predict_depth, working_size
 from glvid.synthetic import scene
+from glvid.train.sources import HELD_SEED
 from glvid.train.supervised import CAP, middle
 from glvid.types import Frame
 from glvid.video import frames, probe
@@ -33,7 +34,7 @@ from glvid.warp import resize, resize_flow
 
 RUNS = ROOT / ".runs" / "cards"
 WIDTH, ACROSS = 192, 4  # px of a picture; pictures with their depth beside each other
-HELD, WORLDS, SIZE = 800_000, 32, (384, 224)
+WORLDS, SIZE = 32, (384, 224)
 BINS = 12  # of as many pixels each
 PROTOCOLS = {  # by kind of network: protocol, and the folder of ../shared/data that has what it needs
     "depth": {"kitti-eigen": "driving", "kitti-improved": "driving", "video-depth": "rgbd", "tum": "rgbd"},
@@ -101,7 +102,7 @@ def rendered_errors(net: torch.nn.Module, kind: str) -> tuple[np.ndarray, np.nda
     """What the network says of its error and what it is, of pixels of held rendered worlds: px of flow where the same
     point is seen in both frames, or log depth after the picture's median scale is taken away."""
     said, off = [], []
-    for seed in range(HELD, HELD + WORLDS):
+    for seed in range(HELD_SEED, HELD_SEED + WORLDS):
         truth = scene(seed, frames=2, size=SIZE)
         with torch.inference_mode():
             if kind == "flow":
