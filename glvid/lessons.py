@@ -19,7 +19,7 @@ from glvid.dense import Dense, full_depth, triangulate_shot
 from glvid.geometry import inverse
 from glvid.predict import Flows, as_tensor, fine_dis_flow, predict_camera, predict_depth
 from glvid.solve import PARALLAX, solve
-from glvid.types import Shot, Solution
+from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import dense_prior
 from glvid.warp import resize, visibility
 
@@ -28,6 +28,7 @@ SEGMENTS = 2  # at most, of one clip, spread over it
 APART = (1, 2, 4)  # frames between the two of a row
 COST = 0.4  # px^2: robust reprojection cost above which a solution is not believed
 BELIEVED = 0.7  # log units: what differs more from the network's depth (2 times) more often moves than is a discovery
+FOCAL_KNOWN = 0.05  # one standard deviation of log focal length, below which it is learned from
 GUESS = 0.03  # how far depth counts where flow does not determine it: there it has the network's shape
 
 
@@ -48,13 +49,23 @@ def segments(shot: Int[np.ndarray, " N"]) -> list[np.ndarray]:
     return [parts[k] for k in np.unique(chosen)]
 
 
-def solved(images: np.ndarray, depth_net: nn.Module, camera_net: nn.Module, shape: tuple[int, int]) -> Solved | str:
-    """Camera and dense depth of frames (N, H, W, 3) uint8 of a clip of `shape`, or why they are not to be trusted."""
+def solved(
+    images: np.ndarray,
+    depth_net: nn.Module,
+    camera_net: nn.Module,
+    shape: tuple[int, int],
+    camera: Intrinsics | None = None,
+) -> Solved | str:
+    """Camera and dense depth of frames (N, H, W, 3) uint8 of a clip of `shape`, or why they are not to be trusted.
+
+    camera: the intrinsics where they are known; they stay as they are.
+    """
     # what the network says of its error stays out: it would decide what it is taught
     shot = Shot(np.arange(len(images)) / 15.0, images, predict_depth(depth_net, images))
-    start = predict_camera(camera_net, images[:-1:3], images[1::3], shape)
+    start = predict_camera(camera_net, images[:-1:3], images[1::3], shape) if camera is None else camera
     flows = Flows(shot, fine_dis_flow)
-    solution = solve(shot, flows, start)
+    known = camera is not None
+    solution = solve(shot, flows, start, given=known, fix=known)
     if solution.parallax < PARALLAX:
         return f"no parallax ({solution.parallax:.1f} px)"
     if solution.cost > COST:
@@ -86,6 +97,7 @@ def rows(found: Solved) -> Iterator[np.ndarray]:
         row["flow"] = flow.permute(0, 2, 3, 1).clamp(-6e4, 6e4).numpy()
         row["visible"] = visibility(flow[:1], flow[1:])[0, 0].numpy() > 0.5
         row["b_T_a"] = (inverse(world_T_b) @ world_T_a).numpy()
+        row["known"] = found.solution.focal_sigma is not None and found.solution.focal_sigma < FOCAL_KNOWN
         row["focal"], row["center"] = camera.focal.numpy(), camera.center.numpy()
         yield row
 
@@ -94,18 +106,20 @@ def taught(clip: Footage, cache: Path, depth_net: nn.Module, camera_net: nn.Modu
     """All rows of a clip, memory-mapped from `cache` (made there on first use), and a sentence for every segment."""
     store = cache / f"{clip.images.shape[2]}x{clip.images.shape[1]}-{clip.name}.npy"
     told = store.with_suffix(".txt")
-    if not told.exists():
+    row = row_type((clip.images.shape[2], clip.images.shape[1]))
+    if not told.exists() or np.load(store, mmap_mode="r").dtype != row:  # those of an older glvid are made anew
         cache.mkdir(parents=True, exist_ok=True)
-        found, said = [np.zeros(0, row_type((clip.images.shape[2], clip.images.shape[1])))], []
+        found, said = [np.zeros(0, row)], []
         for numbers in segments(clip.shot):
-            part = solved(np.ascontiguousarray(clip.images[numbers]), depth_net, camera_net, clip.shape)
+            part = solved(np.ascontiguousarray(clip.images[numbers]), depth_net, camera_net, clip.shape, clip.camera)
             where = f"{clip.name} {numbers[0]}..{numbers[-1]}"
             if isinstance(part, str):
                 said.append(f"{where}: left out, {part}")
                 continue
             found.append(np.stack(list(rows(part))))
             focal, sure = float(part.solution.intrinsics.focal[0]), found[-1]["sure"].mean() / 255
-            seen = f"focal {focal:.0f} px, parallax {part.solution.parallax:.0f} px, sure {sure:.2f}"
+            how = "" if found[-1]["known"].all() else " not"
+            seen = f"focal {focal:.0f} px{how} to be learned, parallax {part.solution.parallax:.0f} px, sure {sure:.2f}"
             said.append(f"{where}: {len(found[-1])} pairs, {seen}")
         np.save(store, np.concatenate(found))
         told.write_text("\n".join(said))  # last: it says that the rows are complete

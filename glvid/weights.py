@@ -25,6 +25,7 @@ from glvid.errors import ModelError, OutputError
 from glvid.networks import KINDS
 
 LICENCE = "Apache-2.0"
+ABSENT = {"flow": {"blend": 0}}  # what files that do not speak of it lack
 DEFAULTS = {"depth": "depth-small", "flow": "flow-small", "camera": "camera-small"}
 
 
@@ -175,7 +176,8 @@ def _build(info: dict, kind: str, path: Path) -> nn.Module:
     if found != kind:
         raise ModelError(f"{path} holds a {found} network where a {kind} network is needed")
     network, config = KINDS[kind]
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in info.get("config", {}).items()}
+    said = ABSENT.get(kind, {}) | info.get("config", {})
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
     try:
         return network(config(**values))
     except (TypeError, ValueError) as error:

@@ -56,6 +56,24 @@ def test_rows_hold_what_is_true(truth, clip):
     assert batch.a.shape == (4, 3, 64, 96) and 0 < float(batch.sure.min()) and float(batch.sure.max()) <= 1
 
 
+def test_a_known_camera_stays_and_is_learned(truth, clip):
+    """A wrong one, too: what is given is not asked about. One that nobody knows is learned where it was found well."""
+    given = replace(truth.intrinsics, focal=1.3 * truth.intrinsics.focal)
+    found = lessons.solved(clip.images, *networks(), SIZE, given)
+    row = next(lessons.rows(found))
+    assert np.allclose(row["focal"], given.focal.numpy()) and row["known"] == 1
+    guessed = replace(found, solution=replace(found.solution, focal_sigma=0.2))
+    assert next(lessons.rows(guessed))["known"] == 0
+
+
+def test_lessons_of_another_form_are_made_anew(clip, tmp_path):
+    rows, _ = lessons.taught(clip, tmp_path, *networks())
+    store = next(tmp_path.glob("*.npy"))
+    np.save(store, np.zeros(3, [("image", "u1")]))
+    again, _ = lessons.taught(clip, tmp_path, *networks())
+    assert np.array_equal(rows, again)
+
+
 def test_a_clip_is_solved_once(clip, tmp_path, monkeypatch):
     rows, said = lessons.taught(clip, tmp_path, *networks())
     assert len(rows) == 9 and len(said) == 1 and "9 pairs" in said[0]

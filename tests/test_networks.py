@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from glvid.geometry import pixel_grid
-from glvid.networks import KINDS, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
+from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
-from glvid.networks.flow import convex_upsample
+from glvid.networks.flow import Blend, convex_upsample
+from glvid.networks.lite import CHANNELS, ROWS, Lite, converted
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
 SMALL_FLOW = FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)
@@ -31,6 +32,55 @@ def test_depth_has_four_scales_within_the_range(size):
     assert [tuple(d.shape) for d in disparities] == [(2, 1, h >> k, w >> k) for k in range(4)]
     for d in disparities:
         assert (d >= 1 / SMALL.far).all() and (d <= 1 / SMALL.near).all()
+
+
+@pytest.mark.parametrize("size", [(96, 64), (224, 128), (96, 112)])
+def test_the_lite_encoder_halves_five_times(size):
+    w, h = size
+    with torch.no_grad():
+        seen = Lite()(images(1, size))
+    assert tuple(x.shape[1] for x in seen) == CHANNELS
+    assert [x.shape[-1] for x in seen] == [w >> k for k in range(1, 6)]
+    assert [x.shape[-2] for x in seen] == [h >> k for k in range(1, 6)]
+
+
+def test_batch_norms_become_gains_and_offsets():
+    """The state of a network with batch norms, in the names of the package that ships it, gives the same features as
+    convolution, then norm, by torch's own functions."""
+    their = {}
+
+    def add(conv, norm, outputs, inputs, kernel):
+        their[f"{conv}.weight"] = torch.randn(outputs, inputs, kernel, kernel) / (inputs * kernel**2) ** 0.5
+        for name, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            noise = 0.1 * torch.randn(outputs)
+            their[f"{norm}.{name}"] = value + (noise.abs() if name == "running_var" else noise)
+
+    add("_conv_stem", "_bn0", 32, 3, 3)
+    number, inputs = 0, 32
+    for row in ROWS:
+        for _ in range(row.repeats):
+            wide = inputs * row.expand
+            if row.expand > 1:
+                add(f"_blocks.{number}._expand_conv", f"_blocks.{number}._bn0", wide, inputs, 1)
+            add(f"_blocks.{number}._depthwise_conv", f"_blocks.{number}._bn1", wide, 1, row.kernel)
+            add(f"_blocks.{number}._project_conv", f"_blocks.{number}._bn2", row.channels, wide, 1)
+            number, inputs = number + 1, row.channels
+    net = Lite()
+    net.load_state_dict(converted(their))
+
+    def normed(x, conv, norm, **how):
+        y = torch.nn.functional.conv2d(x, their[f"{conv}.weight"], **how)
+        names = ("running_mean", "running_var", "weight", "bias")
+        return torch.nn.functional.batch_norm(y, *(their[f"{norm}.{n}"] for n in names), eps=1e-3)
+
+    x = images(1)
+    with torch.no_grad():
+        padded = torch.nn.functional.pad((255 * x - 127) / 128, (0, 1, 0, 1))
+        y = normed(padded, "_conv_stem", "_bn0", stride=2).clamp(0, 6)
+        assert torch.allclose(net.stem((255 * x - 127) / 128), y, atol=1e-5)
+        z = normed(y, "_blocks.0._depthwise_conv", "_blocks.0._bn1", padding=1, groups=32).clamp(0, 6)
+        z = normed(z, "_blocks.0._project_conv", "_blocks.0._bn2")
+        assert torch.allclose(net(x)[0], z, atol=1e-4)
 
 
 def test_untrained_depth_is_about_ten_everywhere():
@@ -65,10 +115,27 @@ def test_flow_shapes_and_start_at_zero():
 
 def test_an_untrained_network_meets_the_first_guess_half_way_at_every_level():
     start = torch.tensor([8.0, -4.0])[None, :, None, None].expand(2, 2, 64, 96)
-    flows = FlowNet(SMALL_FLOW)(images(), images(), start).flows
-    for level, flow in enumerate(flows[:0:-1]):  # 1/32 first
+    blended, found, *coarser = FlowNet(SMALL_FLOW)(images(), images(), start).flows
+    for level, flow in enumerate(coarser[::-1]):  # 1/32 first
         assert torch.allclose(flow, start[..., :1, :1] / 2 ** (5 - level) * (1 - 0.5 ** (level + 1)))
+    assert torch.allclose(found, start * (1 - 0.5**4), atol=1e-5)
+    assert torch.allclose(blended, start * (1 - torch.tensor(-2.0).sigmoid() * 0.5**4), atol=1e-5)
+
+
+def test_without_a_blend_the_network_says_what_it_found():
+    start = torch.full((2, 2, 64, 96), 8.0)
+    flows = FlowNet(replace(SMALL_FLOW, blend=0))(images(), images(), start).flows
+    assert len(flows) == 5
     assert torch.allclose(flows[0], start * (1 - 0.5**4), atol=1e-5)
+
+
+def test_the_blend_keeps_fine_detail_of_the_guess_and_takes_what_was_found_where_it_says_so():
+    """With its gate shut the guess comes back to the pixel, with it open what was found."""
+    blend, a, b = Blend(8, 8), images(), images()
+    guess, found, hidden = torch.randn(2, 2, 64, 96), torch.randn(2, 2, 64, 96), torch.randn(2, 8, 16, 24)
+    for bias, wanted in ((-50.0, guess), (50.0, found)):
+        blend.last.bias.data[:4] = bias
+        assert torch.allclose(blend(a, b, guess, found, hidden), wanted, atol=1e-5)
 
 
 def test_correlation_peaks_at_the_shift():
@@ -108,14 +175,24 @@ def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
     assert torch.allclose(other.focal, K.focal, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_every_parameter_learns(kind):
+WHOLE = {
+    "depth": lambda: DepthNet(DepthConfig(spread=True)),
+    "depth, lite": lambda: DepthNet(DepthConfig(spread=True, lite=True)),
+    "camera": CameraNet,
+    "camera, lite": lambda: CameraNet(CameraConfig(lite=True)),
+    "flow": FlowNet,
+}
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_every_parameter_learns(name):
     """One step away from the zero start, no parameter has a gradient of exactly zero or one that is not finite."""
-    net = DepthNet(DepthConfig(spread=True)) if kind == "depth" else KINDS[kind][0]()
+    net, kind = WHOLE[name](), name.split(",")[0]
     for p in net.parameters():  # zero-started layers block what lies before them
         p.data += 0.02 * torch.randn_like(p)
     a, b = images(), images()
-    out = net.look(a) if kind == "depth" else net(a, b)
+    start = [8 * torch.randn(2, 2, 64, 96)] if kind == "flow" else []
+    out = net.look(a) if kind == "depth" else net(a, b, *start)
     parts = [*out[0], out[1]] if kind == "depth" else None
     if kind == "camera":
         parts = [out[0], out[1], out[2].focal, out[2].center]

@@ -21,15 +21,17 @@ from test_frames import clip_of, film
 
 from glvid import train, weights
 from glvid.cli import command
-from glvid.data.pool import Pool, augmented, collate, draw, fill, mirrored, row_type, whole
+from glvid.data.pool import Batch, Pool, augmented, collate, draw, fill, mirrored, row_type, whole
 from glvid.errors import GlvidError, ModelError, OutputError, UsageError
 from glvid.geometry import rigid_flow
 from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.flow import Matched
+from glvid.networks.lite import ROWS, Lite
 from glvid.train import Options, loop, sources, state, supervised
 from glvid.train import options as telling
 from glvid.train.joint import OBJECTIVES, Lenses, astray, joint_stage, predicted, unlikeness
+from glvid.train.pretrained import pretrained
 from glvid.types import Intrinsics, Outputs
 from glvid.warp import warp
 
@@ -54,6 +56,7 @@ def slanted_pair(seed: int) -> np.ndarray:
     row["depth"], row["sure"] = depth.numpy(), 255
     row["flow"] = torch.stack([flow, back]).permute(0, 2, 3, 1).numpy()
     row["visible"], row["b_T_a"], row["focal"], row["center"] = 1, motion.numpy(), K.focal.numpy(), K.center.numpy()
+    row["known"] = 1
     return row
 
 
@@ -590,6 +593,112 @@ def test_losses_are_zero_at_the_truth_and_grow():
     assert all(float(v) < 1e-5 for v in supervised.depth_loss(wrong, depth, half).values())  # unsure: no count
     bent = supervised.depth_loss([d**1.2 for d in pyramid], depth, everywhere)
     assert float(bent["value"]) > 0.02 and float(bent["slope"]) > 0.02
+
+
+def scene_batch(count: int = 4) -> Batch:
+    """Pictures of one scene as `augmented` crops them, of a pair drawn `count` times."""
+    return collate([augmented(np.random.default_rng(k), slanted_pair(0), (64, 64)) for k in range(count)], (64, 64))
+
+
+def test_pictures_of_one_clip_are_asked_for_one_scale():
+    """By how far off their scales are, whatever they were cropped to: a crop of half the width shows all twice as large
+    and is half as deep. Truth itself costs nothing, nor does any one factor."""
+    batch = scene_batch()
+    zoom = supervised.log_focal_of(batch)
+    assert zoom.std() > 0.05
+    true = zoom[:, None, None, None].exp() / batch.depth
+    assert float(supervised.disagreement(true, batch, zoom)) < 1e-5
+    assert float(supervised.disagreement(3 * true, batch, zoom)) < 1e-5
+    off = torch.tensor([1.0, 1.4, 1.0, 1.0])[:, None, None, None]
+    said = (off * true).requires_grad_()
+    found = supervised.disagreement(said, batch, zoom)
+    assert float(found.detach()) == pytest.approx(np.log(1.4) / 4, rel=1e-3)  # half of it, in one of two pairs
+    found.backward()
+    assert said.grad[1].sum() > 0 > said.grad[0].sum()
+
+
+def test_neighbours_in_a_batch_of_lessons_are_of_one_clip():
+    tables = [np.stack([slanted_pair(k)]) for k in range(5)]
+    for k, table in enumerate(tables):
+        table["focal"] = 100 * (k + 1)
+    batch = sources.drawn(tables, [np.random.default_rng(k) for k in range(8)], (64, 64))
+    which = (batch.intrinsics.focal[:, 0] / 100).log2()  # a crop zooms by up to 1.9
+    found = [{k for k in range(5) if np.log2(k + 1) - 1e-3 <= w <= np.log2(k + 1) + 1} for w in which.tolist()]
+    assert all(a & b for a, b in zip(found[::2], found[1::2], strict=True))
+    assert len({min(f) for f in found}) > 1
+
+
+def test_an_unknown_lens_teaches_nothing():
+    batch = scene_batch()
+    lens = replace(batch.intrinsics, focal=1.5 * batch.intrinsics.focal)
+    half = replace(batch, known=torch.tensor([1.0, 0, 0, 1]))
+    assert float(supervised.lens_parts(lens, batch)["focal"]) == pytest.approx(np.log(1.5), rel=1e-4)
+    assert float(supervised.lens_parts(lens, half)["focal"]) == pytest.approx(np.log(1.5) / 2, rel=1e-4)
+    learned = replace(lens, focal=lens.focal.clone().requires_grad_())
+    supervised.lens_parts(learned, half)["focal"].backward()
+    assert learned.focal.grad[1:3].abs().max() == 0 < learned.focal.grad[0].abs().min()
+
+
+def test_real_clips_teach_the_lens_too(out, monkeypatch):
+    """Stage camera learns focal length and centre from lessons, and nothing else there: their motion has no scale."""
+    tables = [np.stack([slanted_pair(k) for k in range(8, 12)])]
+    monkeypatch.setattr(loop, "found_data", lambda *_: sources.Data())
+    monkeypatch.setattr(loop, "footing_of", lambda *_: sources.Footing((clip_of([0] * 9),), (clip_of([0] * 9),)))
+    monkeypatch.setattr(loop, "lesson_tables", lambda *_: (tables, []))
+    monkeypatch.setattr(loop, "sources_of", lambda *_: [])
+    train.train(options(out, stage="camera", steps=12, data=(out,)))
+    logged, _ = steps(out)
+    real = [x for x in logged if x["kind"] == "lesson"]
+    assert 0 < len(real) < 12
+    assert all({"real_focal", "real_center"} == {name for name in x if name.startswith("real_")} for x in real)
+
+
+def test_networks_can_start_from_an_encoder_that_has_seen_photos(tmp_path):
+    """What the package ships becomes a folder to start from; another file is refused; lessons are not made by it."""
+    their, net = {}, Lite()
+    for name, value in lite_names(net.state_dict()):
+        their[name] = value
+    torch.save(their, tmp_path / "lite.pth")
+    files = pretrained(tmp_path / "lite.pth", tmp_path / "start")
+    assert [file.name for file in files] == [f"{kind}-small.safetensors" for kind in ("depth", "camera", "flow")]
+    for kind in ("depth", "camera"):
+        begun = sources.first_network(kind, tmp_path / "start")
+        for name, value in net.state_dict().items():
+            assert torch.allclose(begun.encoder.state_dict()[name], value, atol=2e-3), name
+    assert sources.teachers("none") == sources.teachers(tmp_path / "start") == "shipped"
+    assert sources.teachers("shipped") == "shipped"
+    trained = DepthNet(DepthConfig(lite=True))
+    weights.save(trained, tmp_path / "start" / "depth-small.safetensors", {"trained": {"steps": 10}})
+    assert sources.teachers(tmp_path / "start") == tmp_path / "start"
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="no EfficientNet-Lite0"):
+        pretrained(tmp_path / "other.pth", tmp_path / "no")
+
+
+def lite_names(state: dict[str, torch.Tensor]):
+    """Our names and constants of `Lite` as the package's, with batch norms that do nothing else."""
+    number = {(k, j): n for n, (k, j) in enumerate((k, j) for k, row in enumerate(ROWS) for j in range(row.repeats))}
+    for name, value in state.items():
+        *where, what = name.removesuffix(".weight").rsplit(".", 1)
+        part = where[0].split(".")
+        if part[0] == "stem":
+            conv, norm = "_conv_stem", "_bn0"
+        else:
+            block, layer = f"_blocks.{number[int(part[1]), int(part[2])]}.", part[3]
+            conv, norm = {
+                "widen": ("_expand_conv", "_bn0"),
+                "filter": ("_depthwise_conv", "_bn1"),
+                "narrow": ("_project_conv", "_bn2"),
+            }[layer]
+            conv, norm = block + conv, block + norm
+        if what == "conv":
+            yield f"{conv}.weight", value
+        elif what == "gain":
+            yield f"{norm}.weight", value
+            yield f"{norm}.running_var", torch.full_like(value, 1 - 1e-3)
+            yield f"{norm}.running_mean", torch.zeros_like(value)
+        else:
+            yield f"{norm}.bias", value
 
 
 def test_schedule_warms_up_and_decays():

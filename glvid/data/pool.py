@@ -20,6 +20,7 @@ from glvid.types import Intrinsics
 
 Random = np.random.Generator
 NICE = 19  # niceness of rendering beside training: what training leaves over where cores are scarce
+TOGETHER = 2  # samples of a batch from one clip
 SKY = 900.0  # m; what is farther has been rendered as sky
 
 
@@ -37,6 +38,7 @@ def row_type(size: tuple[int, int]) -> np.dtype:
             ("b_T_a", "f4", (4, 4)),
             ("focal", "f4", (2,)),
             ("center", "f4", (2,)),
+            ("known", "u1"),  # 1 where the intrinsics are true, or found well enough to learn from
         ]
     )
 
@@ -102,6 +104,7 @@ def row_of(truth) -> np.ndarray:
     row["visible"] = truth.visible[0, 0].cpu().numpy() > 0.5
     a, b = truth.world_T_cam.double().cpu()
     row["b_T_a"] = (torch.linalg.inv(b) @ a).numpy()
+    row["known"] = 1
     row["focal"], row["center"] = truth.intrinsics.focal.cpu().numpy(), truth.intrinsics.center.cpu().numpy()
     return row
 
@@ -218,6 +221,7 @@ class Batch:
     visible: torch.Tensor
     b_T_a: torch.Tensor
     intrinsics: Intrinsics
+    known: torch.Tensor  # (B,), 0 or 1: are the intrinsics to be learned?
     start: torch.Tensor | None = None
 
     def to(self, device: str | torch.device) -> "Batch":
@@ -310,6 +314,7 @@ def cropped(
         "b_T_a": np.linalg.inv(row["b_T_a"]) if first else row["b_T_a"],
         "focal": row["focal"] * ratio,
         "center": (row["center"] - [x, y]) * ratio,
+        "known": row["known"],
     }
 
 
@@ -323,6 +328,7 @@ def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         "b_T_a": flip @ item["b_T_a"] @ flip,
         "focal": item["focal"],
         "center": np.array([width - item["center"][0], item["center"][1]]),
+        "known": item["known"],
     }
 
 
@@ -334,8 +340,12 @@ def draw(pool: Pool, rngs: list[Random], upto: int, target: tuple[int, int]) -> 
 
 
 def drawn(tables: list[np.ndarray], rngs: list[Random], target: tuple[int, int]) -> Batch:
-    """Augmented pairs at `target` size, one for each generator, from rows of any size; every table as often as any."""
-    tables = [tables[int(rng.integers(len(tables)))] for rng in rngs]
+    """Augmented pairs at `target` size, one for each generator, from rows of any size; every table as often as any.
+
+    TOGETHER neighbours are of one table, so that a network can be asked to see a clip at one scale.
+    """
+    picks = [int(rng.integers(len(tables))) for rng in rngs]
+    tables = [tables[picks[k - k % TOGETHER]] for k in range(len(picks))]
     items = [augmented(rng, table[rng.integers(len(table))], target) for rng, table in zip(rngs, tables, strict=True)]
     return collate(items, target)
 
@@ -352,4 +362,5 @@ def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int]) -> Batch:
         visible=t["visible"][:, None],
         b_T_a=t["b_T_a"],
         intrinsics=Intrinsics(t["focal"], t["center"], size),
+        known=t["known"],
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from glvid.geometry import se3_exp
 from glvid.networks.blocks import Residual, Stage, conv, correlation, norm, standardised
+from glvid.networks.lite import CHANNELS, Lite
 from glvid.types import Intrinsics
 
 
@@ -22,6 +23,7 @@ class CameraConfig:
     hidden: int = 128
     twist: tuple[float, float] = (0.2, 0.02)  # m and rad a unit of the head stands for: typical motion between frames
     focal: float = 0.8  # focal length over width of the untrained network
+    lite: bool = False  # does EfficientNet-Lite0 look at each frame too? What things are tells the field of view
 
 
 def mean_shift(cost: Float[Tensor, "B N H W"], radius: int) -> Float[Tensor, "B 2 H W"]:
@@ -50,7 +52,11 @@ class CameraNet(nn.Module):
         self.last = nn.Sequential(nn.ReLU(), conv(p32, config.hidden), nn.ReLU())
         grid = (config.hidden + 2) * 3 * 3  # motion and field of view need to know where in the image things move
         self.motion = nn.Sequential(nn.Linear(grid, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 6))
-        self.lens = nn.Sequential(nn.Linear(grid, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 4))
+        self.encoder, self.enter = None, None
+        if config.lite:
+            self.encoder, self.enter = Lite(), conv(CHANNELS[-1], config.hidden, kernel=1)
+        wide = grid + config.hidden * 3 * 3 * config.lite
+        self.lens = nn.Sequential(nn.Linear(wide, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 4))
         for head in (self.motion, self.lens):
             nn.init.normal_(head[-1].weight, std=1e-3)
             nn.init.zeros_(head[-1].bias)
@@ -60,21 +66,22 @@ class CameraNet(nn.Module):
         self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]
     ) -> tuple[Float[Tensor, "two_B 2 h w"], Float[Tensor, "two_B C"]]:
         """Matches at 1/4 of the size, in px of the images, and what the pair shows on a 3x3 grid: of a, then of b."""
-        half = F.avg_pool2d(standardised(torch.cat([a, b])), 2)
-        x = self.stem(F.pixel_unshuffle(half, 2))
+        both = F.avg_pool2d(torch.cat([a, b]), 2)
+        x = self.stem(F.pixel_unshuffle(standardised(both), 2))
         y = self.match(x)
         other = torch.cat(y.chunk(2)[::-1])
         cost = 4 * correlation(y, other, self.config.radius)
         shift = mean_shift(cost, self.config.radius)
         seen = self.last(self.rest(self.mix(torch.cat([cost, shift, x], 1))))
-        grids = [F.adaptive_avg_pool2d(field.float(), 3) for field in (seen, shift)]
+        fields = (seen, shift) if self.encoder is None else (seen, shift, self.enter(self.encoder(both)[-1]))
+        grids = [F.adaptive_avg_pool2d(field.float(), 3) for field in fields]
         return 4 * self.config.radius * shift, torch.cat(grids, 1).flatten(1)
 
     def answer(
         self, seen: Float[Tensor, "two_B C"], size: tuple[int, int]
     ) -> tuple[Float[Tensor, "B 4 4"], Float[Tensor, "B 4 4"], Intrinsics]:
         """Motion both ways and the camera, from what `look` saw."""
-        move, turn = self.motion(seen).float().split(3, -1)
+        move, turn = self.motion(seen[:, : self.motion[0].in_features]).float().split(3, -1)
         b_T_a, a_T_b = se3_exp(torch.cat([self.config.twist[0] * move, self.config.twist[1] * turn], -1)).chunk(2)
         lens = torch.stack(self.lens(seen).float().chunk(2)).mean(0)
         scale = lens.new_tensor(size)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.networks.blocks import Context, Residual, Stage, conv, coordinates, double, norm, standardised
+from glvid.networks.lite import CHANNELS, Lite
 
 START = 10.0  # depth that the untrained network says everywhere
 SPREADS = (-5.0, 1.5)  # log of log depth: what the network can say of its error
@@ -22,6 +23,7 @@ class DepthConfig:
     near: float = 0.1
     far: float = 1000.0
     spread: bool = False  # does it say how far off it may be?
+    lite: bool = False  # encoder: EfficientNet-Lite0 in place of residual blocks; `channels` are the decoder's then
 
 
 class Join(nn.Module):
@@ -62,28 +64,37 @@ class DepthNet(nn.Module):
         super().__init__()
         self.config = config = config or DepthConfig()
         c2, c4, c8, c16, c32 = config.channels
-        self.stem = conv(12, c2)  # on 2x2 pixels at once
-        self.stages = nn.ModuleList(
-            Stage(a, b, n) for a, b, n in zip((c2, c4, c8, c16), (c4, c8, c16, c32), config.blocks, strict=True)
-        )
+        s2, s4, s8, s16, _ = CHANNELS if config.lite else config.channels
+        if config.lite:
+            self.encoder, self.enter = Lite(), conv(CHANNELS[-1], c32, kernel=1)
+        else:
+            self.stem = conv(12, c2)  # on 2x2 pixels at once
+            steps = zip((c2, c4, c8, c16), (c4, c8, c16, c32), config.blocks, strict=True)
+            self.stages = nn.ModuleList(Stage(a, b, n) for a, b, n in steps)
         self.place = conv(2, c32, kernel=1)
         self.context = nn.Sequential(Context(c32), Residual(c32))
-        self.up16, self.up8, self.up4 = Join(c32, c16, c16), Join(c16, c8, c8), Join(c8, c4, c4, blocks=0)
+        self.up16, self.up8, self.up4 = Join(c32, s16, c16), Join(c16, s8, c8), Join(c8, s4, c4, blocks=0)
         self.up2 = nn.Sequential(norm(c4), nn.ReLU(), conv(c4, c2))
-        self.skip2, self.mix2 = conv(c2, c2, kernel=1), nn.Sequential(norm(c2), nn.ReLU(), conv(c2, c2))
+        self.skip2, self.mix2 = conv(s2, c2, kernel=1), nn.Sequential(norm(c2), nn.ReLU(), conv(c2, c2))
         self.heads = nn.ModuleList(Head(c, n) for c, n in ((c8, 1), (c4, 1), (c2, 1), (c2, 4)))
         self.spread = Head(c2, 1) if config.spread else None
         near, far = config.near, config.far
         share = torch.tensor((1 / START - 1 / far) / (1 / near - 1 / far))
         self.heads[0].conv.bias.data[:] = torch.logit(share)
 
+    def encoded(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
+        """What the encoder sees, at 1/2, 1/4, 1/8, 1/16 and 1/32."""
+        if self.config.lite:
+            *skips, x32 = self.encoder(images)
+            return [*skips, self.enter(x32)]
+        seen = [self.stem(F.pixel_unshuffle(standardised(images), 2))]
+        for stage in self.stages:
+            seen.append(stage(seen[-1]))
+        return seen
+
     def features(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
         """Decoder features at 1/8, 1/4 and 1/2."""
-        x2 = self.stem(F.pixel_unshuffle(standardised(images), 2))
-        x4 = self.stages[0](x2)
-        x8 = self.stages[1](x4)
-        x16 = self.stages[2](x8)
-        x32 = self.stages[3](x16)
+        x2, x4, x8, x16, x32 = self.encoded(images)
         x32 = self.context(x32 + self.place(coordinates(x32)))
         y8 = self.up8(self.up16(x32, x16), x8)
         y4 = self.up4(y8, x4)

@@ -23,11 +23,12 @@ class FlowConfig:
     matched: int = 32
     hidden: int = 96
     radius: int = 3
+    blend: int = 32  # channels of what chooses, pixel by pixel, between what was found and the first guess; 0: nothing
 
 
 class Matched(NamedTuple):
-    """Flow a -> b at full size, then at 1/4, 1/8, 1/16, 1/32, each in px of its own size; and how far the first may
-    be off: log of the expected end-point error in px."""
+    """Flow a -> b at full size (blended with the first guess, then not), at 1/4, 1/8, 1/16, 1/32, each in px of its own
+    size; and how far the first may be off: log of the expected end-point error in px."""
 
     flows: list[Float[Tensor, "B 2 _h _w"]]
     log_spread: Float[Tensor, "B 1 H W"]
@@ -48,13 +49,44 @@ def convex_upsample(
     return (weights * near).sum(2).permute(0, 1, 4, 2, 5, 3).reshape(b, c, factor * h, factor * w)
 
 
+class Blend(nn.Module):
+    """Full-size flow out of two: a first guess that follows fine detail, and the network's own, which does not but
+    finds what is far, hidden or without texture.
+
+    Sees, besides what the last level saw, how well either explains the picture, and how far they are apart.
+    """
+
+    def __init__(self, hidden: int, channels: int):
+        super().__init__()
+        self.seen = conv(hidden, channels, kernel=1)
+        self.mix = nn.Sequential(conv(4 * 4 + channels, channels), nn.ReLU(), conv(channels, channels), nn.ReLU())
+        self.last = conv(channels, 4 * 3)  # of 2x2 pixels at once: gate, and a step
+        nn.init.zeros_(self.last.weight)
+        self.last.bias.data[:4] = -2.0  # at first nearly the guess
+
+    def forward(
+        self,
+        a: Float[Tensor, "B 3 H W"],
+        b: Float[Tensor, "B 3 H W"],
+        guess: Float[Tensor, "B 2 H W"],
+        found: Float[Tensor, "B 2 H W"],
+        hidden: Float[Tensor, "B C h w"],
+    ) -> Float[Tensor, "B 2 H W"]:
+        off = [(warp(b, flow)[0] - a).abs().mean(1, keepdim=True) / 0.1 for flow in (guess, found.detach())]
+        apart = torch.tanh((found.detach() - guess) / UNIT)
+        fine = F.pixel_unshuffle(torch.cat([*off, apart], 1), 2)
+        last = self.last(self.mix(torch.cat([fine, double(self.seen(hidden))], 1))).float()
+        gate, step = F.pixel_shuffle(last, 2).split((1, 2), 1)
+        return guess + torch.sigmoid(gate) * (found - guess) + step
+
+
 class FlowNet(nn.Module):
     """Flow by warping and local cost volumes over a pyramid (PWC-Net, Sun et al. 2018), one decoder for all levels.
 
     Levels 1/32 to 1/4; each looks `radius` px around two guesses: what the level below found, and what the caller
     brings (`start`: DIS, say, which follows fine texture better than a small network, but not what is large and far,
     hidden or without texture). A gate chooses between them, a step goes on from there. The last level is brought to
-    full size by learned convex combinations.
+    full size by learned convex combinations, and blended with the guess there.
     """
 
     def __init__(self, config: FlowConfig | None = None):
@@ -69,6 +101,7 @@ class FlowNet(nn.Module):
         self.mix = nn.Sequential(conv(guesses + 2 * m, k), nn.ReLU(), conv(k, k), Residual(k))
         self.state, self.step = conv(k, m), conv(k, 3)  # the step's third channel is the gate
         self.fine = nn.Sequential(nn.ReLU(), conv(k, 9 * 16 + 1, kernel=1))  # weights of the 3x3, and the spread
+        self.blend = Blend(k, config.blend) if config.blend else None
         for last in (self.step, self.fine[-1]):
             nn.init.zeros_(last.weight)
 
@@ -97,7 +130,10 @@ class FlowNet(nn.Module):
         last = self.fine(hidden).float()
         full = convex_upsample(4 * flow, last[:, :-1], 4)
         spread = F.interpolate(last[:, -1:], scale_factor=4, mode="bilinear", align_corners=False).clamp(*SPREADS)
-        return Matched([full, *flows[::-1]], spread)
+        flows.append(full)
+        if self.blend is not None and start is not None:
+            flows.append(self.blend(a, b, start, full, hidden))
+        return Matched(flows[::-1], spread)
 
     def better(
         self, fa: Tensor, fb: Tensor, flow: Tensor, other: Tensor, state: Tensor

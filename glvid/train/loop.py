@@ -33,6 +33,7 @@ from glvid.train.joint import OBJECTIVES, joint_stage, together
 from glvid.train.options import STAGES, Options, as_toml, checked
 from glvid.train.pictures import pictures
 from glvid.train.sources import (
+    TAUGHT,
     TRAIN_SEED,
     WINDOW,
     Data,
@@ -101,7 +102,8 @@ def train(options: Options, watcher: Watcher = Watcher()) -> Path:  # noqa: B008
         watcher = watcher if team.leads else Watcher()  # one process speaks for all
         prepared(options, team, watcher)
         with leader_first(team):  # it decodes, the others find that done
-            data = found_data(options, watcher.note, watcher.step) if set(options.stages) != {"camera"} else Data()
+            needed = options.data or set(options.stages) != {"camera"}
+            data = found_data(options, watcher.note, watcher.step) if needed else Data()
             footing = footing_of(data, options, watcher.note) if uses_films(options) else Footing()
         for stage in options.stages:
             run_stage(options, stage, data, footing, team, watcher)
@@ -207,7 +209,7 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
         return
     lessons, watched, teacher = [], [], None
     with leader_first(team):
-        if stage == "depth" and footing.learn:
+        if stage in TAUGHT and footing.learn:
             lessons, watched = lesson_tables(footing, options, init, watcher.note, watcher.step)
     if stage == "joint":
         teacher = first_network("depth", init).eval().requires_grad_(False).to(team.device)
@@ -262,7 +264,7 @@ def sources_of(stage: str, data: Data, footing: Footing, options: Options) -> li
     """What a stage learns from, beside rendered worlds, for the cards of its weights."""
     if stage == "flow":
         return [f"{pair.kind} {pair.name}" for pair in data.pairs]
-    if stage == "depth" and footing.learn:
+    if stage in TAUGHT and footing.learn:
         return (options.out / "clips.txt").read_text().splitlines()
     return [str(clip.path) for clip in footing.learn] if stage == "joint" else []
 
@@ -314,7 +316,7 @@ def learning(
             if found.kind == "joint":
                 return joint_stage(now.nets, found.windows, lens(found), teacher, OBJECTIVES[options.objective])
             if found.kind == "lesson":
-                return lesson_stage(now.nets, found.batch)
+                return lesson_stage(now.nets, found.batch, found.with_camera)
             return SUPERVISED[found.kind](now.nets, found.batch, with_camera=found.with_camera)
 
     return learn

@@ -34,7 +34,8 @@ from glvid.types import FlowPair, Intrinsics
 
 WINDOW = 4  # pairs that one window of three frames costs as much as
 REPLAY = 0.5  # share of rendered batches in stage `joint`
-LESSONS = 0.4  # share of batches from real clips in stage `depth`, where there are some
+LESSONS = 0.4  # share of batches from real clips in the stages TAUGHT by them, where there are some
+TAUGHT = {"depth", "camera"}
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 COLLAGES, UNTOLD = 0.6, 0.25  # shares in stage `flow`: of batches of collages, and of those without a first guess
 PAIRS = 0.5  # share of batches from pairs with flow in stage `flow`, where there are some
@@ -120,8 +121,8 @@ def drawing(
         target, dice, camera = sizes[rng.choice(len(sizes), p=odds)], rng.random(), bool(rng.random() < CAMERA_SHARE)
         if stage == "joint" and dice >= REPLAY:
             return _windows(footing, rng, [own[k - samples.start] for k in samples if k % WINDOW == 0])
-        if stage == "depth" and lessons and dice < LESSONS:
-            return Draw("lesson", batch=drawn(lessons, own, target))
+        if stage in TAUGHT and lessons and dice < LESSONS:
+            return Draw("lesson", camera, batch=drawn(lessons, own, target))
         if stage == "flow":
             batch, guessed = flow_batch(options, pool, pairs, own, dice, target, upto), rng.random() > UNTOLD
             return Draw("flow", batch=guess(batch) if guessed else batch)
@@ -178,7 +179,7 @@ def item_of(
     """What is known of a pair of which only flow is known, as `augmented` gives it."""
     item = {"a": a, "b": b, "depth": np.ones(target[::-1], np.float32), "sure": known, "flow": flow, "visible": visible}
     focal, center = np.full(2, target[0], np.float32), np.array(target) / 2
-    return item | {"b_T_a": np.eye(4, dtype=np.float32), "focal": focal, "center": center}
+    return item | {"b_T_a": np.eye(4, dtype=np.float32), "focal": focal, "center": center, "known": 0}
 
 
 def flow_item(pairs: Sequence[FlowPair], rng: np.random.Generator, target: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -248,8 +249,8 @@ def run_bytes(options: Options) -> int:
 
 
 def uses_films(options: Options) -> bool:
-    """Stage joint learns from footage, stage depth where there is some."""
-    return "joint" in options.stages or ("depth" in options.stages and bool(options.data))
+    """Stage joint learns from footage, those that can be taught where there is some."""
+    return "joint" in options.stages or (bool(options.data) and not TAUGHT.isdisjoint(options.stages))
 
 
 def cache_of(options: Options) -> Path:
@@ -292,7 +293,7 @@ def found_data(options: Options, note: Note, step: Step = no_step) -> Data:
         cache.mkdir(parents=True, exist_ok=True)
         if new:
             needed = frames.expected_bytes(counts, size_of)
-            lessons = LESSON * len(new) if "depth" in options.stages else 0
+            lessons = 0 if TAUGHT.isdisjoint(options.stages) else LESSON * len(new)
             said = f"at most {needed / 1e9:.2f} GB" + (f", and {lessons / 1e9:.2f} GB of lessons" if lessons else "")
             note(f"decoding {len(new)} of {len(recordings)} recordings into {cache}: {said}")
             check_space(cache, needed + lessons + run_bytes(options))
@@ -340,14 +341,24 @@ def first_focal(clip: Footage, camera_net: nn.Module) -> float:
     return float(lens.focal.mean().log() - np.log(max(clip.shape)))
 
 
+def teachers(init: str | Path) -> str | Path:
+    """The networks that lessons are made with: those the stage starts from, if they have learned depth; else the
+    shipped ones."""
+    if init in ("none", "shipped"):
+        return "shipped"
+    name, path = weights.DEFAULTS["depth"], Path(init)
+    facts = weights.load(path if path.is_file() else path / f"{name}.safetensors", "depth")[1]
+    return "shipped" if facts.get("trained", {}).get("steps") == 0 else init
+
+
 def lesson_tables(
     footing: Footing, options: Options, init: str | Path, note: Note, step: Step = no_step
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Rows of all clips that teach something: to learn from, and to check, of the same sides as everything else.
 
-    Solved with the networks the stage starts from (else the shipped ones); what became of every clip is in `clips.txt`.
+    Solved with `teachers`; what became of every clip is in `clips.txt`.
     """
-    nets = [first_network(kind, "shipped" if init == "none" else init).eval() for kind in ("depth", "camera")]
+    nets = [first_network(kind, teachers(init)).eval() for kind in ("depth", "camera")]
     sides, told = [], []
     for name in ("learn", "check"):
         tables = []

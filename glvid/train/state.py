@@ -45,6 +45,9 @@ class State:
 FINE = {"depth": 0.05, "camera": 1.0, "flow": 0.05}
 
 
+PRETRAINED, SEEN = "encoder.", 0.3  # parameters that saw photos before, and their share of the rate
+
+
 def start(options: Options, stage: str, init: str | Path, device: torch.device, log_focal: Tensor | None) -> State:
     """Networks from `init` (shipped, none or a folder of weights), a copy for their mean, and the optimiser.
 
@@ -56,10 +59,14 @@ def start(options: Options, stage: str, init: str | Path, device: torch.device, 
     mean = nn.ModuleDict({kind: KINDS[kind][0](nets[kind].config) for kind in nets}).to(device)
     mean = mean.to(memory_format=torch.channels_last).requires_grad_(False).eval()
     mean.load_state_dict(nets.state_dict())
-    groups = [
-        {"params": list(net.parameters()), "rate": options.rate * (FINE[kind] if stage == "joint" else 1.0)}
-        for kind, net in nets.items()
-    ]
+    groups = []
+    for kind, net in nets.items():
+        rate = options.rate * (FINE[kind] if stage == "joint" else 1.0)
+        seen = [p for name, p in net.named_parameters() if name.startswith(PRETRAINED)]
+        rest = [p for name, p in net.named_parameters() if not name.startswith(PRETRAINED)]
+        groups.append({"params": rest, "rate": rate})
+        if seen:
+            groups.append({"params": seen, "rate": SEEN * rate, "weight_decay": 0.0})
     lenses = None
     if stage == "joint":
         lenses = Lenses(len(log_focal), log_focal).to(device)

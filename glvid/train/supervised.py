@@ -1,17 +1,20 @@
 """Learning from truth: rendered pairs (depth, flow, camera), and real ones that geometry solved (depth)."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glvid.data.pool import Batch
+from glvid.data.pool import TOGETHER, Batch
 from glvid.geometry import rigid_flow
 from glvid.types import Intrinsics
 from glvid.warp import resize, resize_flow
 
 FAR_OFF = 1.5  # log units: being too far by more than this adds nothing to the relative error
 SPREAD = 0.1  # weight of the loss of what flow says of its own error
+NEAR = 0.5  # log units: what differs more from a picture's median says nothing of its scale
 CAP = 200.0  # m; truth beyond (sky above all) counts as this far
 
 
@@ -20,22 +23,26 @@ def exact(like: Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def depth_loss(disparities: list[Tensor], depth: Tensor, sure: Tensor) -> dict[str, Tensor]:
+def depth_loss(
+    disparities: list[Tensor], depth: Tensor, sure: Tensor, log_focal: Tensor | None = None
+) -> dict[str, Tensor]:
     """Log-depth against truth: L1 after the median offset is taken away, slopes over several steps, a little absolute.
 
     Scale-invariant because one picture does not show its scale (Eigen et al. 2014); gradients keep edges sharp
     (Li and Snavely 2018). The relative part is Abs Rel, which asks to be rather too near than too far where that is
-    open. The absolute part makes neighbouring frames agree on one scale. `sure` (0..1) weighs pixels; sky counts a
-    third.
+    open. The absolute part makes neighbouring frames agree on one scale: that of depth over the focal length
+    (`log_focal` (B,), of the long side), as a picture shows how large things look. `sure` (0..1) weighs pixels; sky
+    counts a third.
     """
     truth = depth.clamp(0.1, CAP).log()
     weight = sure * torch.where(depth < CAP, 1.0, 0.33)
     parts = {name: depth.new_zeros(()) for name in ("value", "relative", "slope", "scale")}
+    zoom = 0.0 if log_focal is None else log_focal[:, None, None, None]
     for k, disparity in enumerate(disparities):
         t, v = truth[..., :: 2**k, :: 2**k], weight[..., :: 2**k, :: 2**k]
         e = -disparity.log() - t
         share = 0.5**k / 1.875  # 1, 1/2, 1/4, 1/8, normalised
-        parts["scale"] = parts["scale"] + share * (v * e).flatten(1).mean(1).abs().mean()
+        parts["scale"] = parts["scale"] + share * (v * (e + zoom)).flatten(1).mean(1).abs().mean()
         e = unscaled(e, v)
         parts["value"] = parts["value"] + share * (v * e.abs()).mean()
         parts["relative"] = parts["relative"] + share * (v * (e.clamp(max=FAR_OFF).exp() - 1).abs()).mean()
@@ -100,9 +107,14 @@ def _camera_parts(
         "motion": (((z > 0.2) & (y > 0.2)) * torch.log1p(apart)).mean(),
         "pose": (error[..., 3] / 0.2).mean() + (error[..., :3] / 0.02).mean(),
         "match": (near * (shift[: len(flow)] - flow).abs()).mean(),
-        "focal": (lens.focal.log() - batch.intrinsics.focal.log()).abs().mean(),
-        "center": (lens.center - batch.intrinsics.center).abs().mean() / lens.size[0],
-    }
+    } | lens_parts(lens, batch)
+
+
+def lens_parts(lens: Intrinsics, batch: Batch) -> dict[str, Tensor]:
+    """How far off the intrinsics are, where they are known: log of the focal length; centre, in widths."""
+    focal = (lens.focal.log() - batch.intrinsics.focal.log()).abs().mean(1)
+    center = (lens.center - batch.intrinsics.center).abs().mean(1) / lens.size[0]
+    return {"focal": (batch.known * focal).mean(), "center": (batch.known * center).mean()}
 
 
 def flow_loss(flows: list[Tensor], truth: Tensor, known: Tensor) -> Tensor:
@@ -119,7 +131,7 @@ def flow_loss(flows: list[Tensor], truth: Tensor, known: Tensor) -> Tensor:
     return loss
 
 
-DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.1, "spread": SPREAD}
+DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.1, "agree": 0.3, "spread": SPREAD}
 CAMERA_WEIGHTS = {"motion": 0.05, "pose": 0.05, "match": 0.05, "focal": 0.05, "center": 0.05}
 
 
@@ -136,12 +148,36 @@ def depth_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) -> 
     return weighted(parts), parts
 
 
-def depth_parts(net: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Loss parts of depth, and of what the network says of its error where it does."""
+def log_focal_of(batch: Batch) -> Tensor:
+    """Log of the focal length over the long side, of what is usual (0.8), of every picture (B,)."""
+    return (batch.intrinsics.focal.mean(-1) / (0.8 * max(batch.intrinsics.size))).log()
+
+
+def disagreement(disparity: Tensor, batch: Batch, log_focal: Tensor) -> Tensor:
+    """How far the scales of pictures of one clip are apart; TOGETHER neighbours in the batch are of one.
+
+    The scale is a mean about the median, as a median alone would pull on one pixel only.
+    """
+    group = math.gcd(len(disparity), TOGETHER)
+    e = -disparity.log() - batch.depth.clamp(0.1, CAP).log() + log_focal[:, None, None, None]
+    weight = batch.sure * (batch.depth < CAP)
+    center = middle(e.detach(), weight)
+    near = weight * (e - center).clamp(-NEAR, NEAR)
+    scale = center.flatten() + near.sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1)
+    scale = scale.view(-1, group)
+    return (scale - scale.detach().mean(1, keepdim=True)).abs().mean()
+
+
+def depth_parts(net: nn.Module, batch: Batch, together: bool = False) -> dict[str, Tensor]:
+    """Loss parts of depth, of what the network says of its error where it does, and, where neighbours in the batch are
+    `together` of one clip, of how far their scales are apart."""
     disparities, log_spread = net.look(batch.a)
     disparities = [x.float() for x in disparities]
     with exact(batch.a):
-        parts = depth_loss(disparities, batch.depth, batch.sure)
+        log_focal = log_focal_of(batch)
+        parts = depth_loss(disparities, batch.depth, batch.sure, log_focal)
+        if together:
+            parts["agree"] = disagreement(disparities[0], batch, log_focal)
         if log_spread is not None:
             off = -disparities[0].detach().log() - batch.depth.clamp(0.1, CAP).log()
             near = batch.sure * (batch.depth < CAP)
@@ -177,9 +213,14 @@ def camera_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = True) ->
     return weighted(parts), parts
 
 
-def lesson_stage(nets: nn.ModuleDict, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-    """Depth from what geometry found out about real clips; their scale is a guess, so it is not learned."""
-    parts = depth_parts(nets["depth"], batch)
+def lesson_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    """Depth and lens from what geometry found out about real clips; their scale is a guess, so it is not learned, but
+    that a clip has one is."""
+    parts = depth_parts(nets["depth"], batch, together=True) if "depth" in nets else {}
+    if with_camera or "depth" not in nets:
+        lens = nets["camera"](batch.a, batch.b)[2]
+        with exact(batch.a):
+            parts |= lens_parts(lens.to(torch.float32), batch)
     learned = {k: v for k, v in parts.items() if k != "scale"}
     return weighted(learned), {f"real_{k}": v for k, v in parts.items()}
 

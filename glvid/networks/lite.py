@@ -1,0 +1,123 @@
+"""EfficientNet-Lite0 without its classifier: an encoder that has seen a million photos before it learns depth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+STEM = 32  # channels of the first layer
+EPSILON = 1e-3  # of the batch norms it was trained with
+
+
+@dataclass(frozen=True)
+class Row:
+    """`repeats` blocks of one kind (Tan and Le 2019, table 1): width inside, kernel, channels, stride of the first."""
+
+    repeats: int
+    expand: int
+    kernel: int
+    channels: int
+    stride: int
+
+
+ROWS = (
+    Row(1, 1, 3, 16, 1),  # at 1/2
+    Row(2, 6, 3, 24, 2),  # at 1/4
+    Row(2, 6, 5, 40, 2),  # at 1/8
+    Row(3, 6, 3, 80, 2),  # at 1/16
+    Row(3, 6, 5, 112, 1),
+    Row(4, 6, 5, 192, 2),  # at 1/32
+    Row(1, 6, 3, 320, 1),
+)
+TAPS = (0, 1, 2, 4, 6)  # rows whose output is the last of its size
+CHANNELS = tuple(ROWS[k].channels for k in TAPS)  # at 1/2, 1/4, 1/8, 1/16, 1/32
+
+
+class Layer(nn.Module):
+    """Convolution, then a gain and an offset for every channel: a batch norm whose statistics have become constants.
+
+    Pads as TensorFlow does ("same"): with stride 2, more on the right and below.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, bent: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, bias=False, groups=groups)
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        self.gain, self.offset = nn.Parameter(torch.ones(outputs)), nn.Parameter(torch.zeros(outputs))
+        before = (kernel - stride) // 2
+        self.more = (0, 1, 0, 1) if (kernel - stride) % 2 else None
+        self.conv.padding, self.bent = (before, before), bent
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        x = F.pad(x, self.more) if self.more else x
+        weight = self.conv.weight * self.gain[:, None, None, None]  # cheaper than to multiply what comes out
+        single = self.conv.groups > 1 and x.device.type == "cpu"  # their gradient takes 3 to 7 times longer in bf16
+        with torch.autocast(x.device.type, enabled=not single and torch.is_autocast_enabled(x.device.type)):
+            x = x.float() if single else x
+            x = F.conv2d(x, weight, self.offset, self.conv.stride, self.conv.padding, 1, self.conv.groups)
+        return F.relu6(x) if self.bent else x
+
+
+class Block(nn.Module):
+    """Inverted bottleneck (Sandler et al. 2018): widen, filter every channel by itself, narrow, add where it fits."""
+
+    def __init__(self, inputs: int, row: Row, stride: int):
+        super().__init__()
+        wide = inputs * row.expand
+        self.widen = Layer(inputs, wide) if row.expand > 1 else nn.Identity()
+        self.filter = Layer(wide, wide, row.kernel, stride, groups=wide)
+        self.narrow = Layer(wide, row.channels, bent=False)
+        self.adds = stride == 1 and inputs == row.channels
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        y = self.narrow(self.filter(self.widen(x)))
+        return x + y if self.adds else y
+
+
+class Lite(nn.Module):
+    """Images 0..1 to features at 1/2, 1/4, 1/8, 1/16 and 1/32 of their size (channels: CHANNELS)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, inputs, rows = Layer(3, STEM, 3, 2), STEM, []
+        for row in ROWS:
+            rest = [Block(row.channels, row, 1) for _ in range(row.repeats - 1)]
+            rows.append(nn.Sequential(Block(inputs, row, row.stride), *rest))
+            inputs = row.channels
+        self.rows = nn.ModuleList(rows)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
+        x = ((images - 127 / 255) / (128 / 255)).contiguous(memory_format=torch.channels_last)
+        x, seen = self.stem(x), []
+        for row in self.rows:
+            x = row(x)
+            seen.append(x)
+        return [seen[k] for k in TAPS]
+
+
+def converted(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State of `Lite` from that of the package efficientnet_lite_pytorch (names, batch norms, a classifier).
+
+    Raises KeyError where that is another network.
+    """
+    state = layer("stem", found, "_conv_stem", "_bn0")
+    number = 0
+    for k, row in enumerate(ROWS):
+        for j in range(row.repeats):
+            theirs, ours = f"_blocks.{number}.", f"rows.{k}.{j}."
+            if row.expand > 1:
+                state |= layer(f"{ours}widen", found, f"{theirs}_expand_conv", f"{theirs}_bn0")
+            state |= layer(f"{ours}filter", found, f"{theirs}_depthwise_conv", f"{theirs}_bn1")
+            state |= layer(f"{ours}narrow", found, f"{theirs}_project_conv", f"{theirs}_bn2")
+            number += 1
+    return state
+
+
+def layer(name: str, found: Mapping[str, Tensor], conv: str, norm: str) -> dict[str, Tensor]:
+    """One `Layer` from a convolution and the batch norm behind it."""
+    gain = found[f"{norm}.weight"] / (found[f"{norm}.running_var"] + EPSILON).sqrt()
+    offset = found[f"{norm}.bias"] - gain * found[f"{norm}.running_mean"]
+    return {f"{name}.conv.weight": found[f"{conv}.weight"], f"{name}.gain": gain, f"{name}.offset": offset}
