@@ -15,7 +15,7 @@ from glvid.types import Intrinsics, Shot
 from glvid.warp import resize, resize_flow
 
 Images = UInt8[np.ndarray, "N H W 3"]
-FlowOf = Callable[[Images, Images], Float[Tensor, "N 2 H W"]]
+FlowOf = Callable[[Images, Images], Float[Tensor, "N _c H W"]]  # px; a third channel says how far off it may be
 Numbers = int | Sequence[int] | np.ndarray | Tensor  # of frames
 Store = Callable[[tuple[int, ...], type], np.ndarray]  # zeros of this shape and type, in memory or on disk
 
@@ -168,16 +168,16 @@ def first_guess(a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Flo
 
 
 def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8) -> FlowOf:
-    """The flow network as a function of two stacks of images; it starts from DIS at full resolution."""
+    """The flow network as a function of two stacks of images; it starts from DIS at full resolution, and says how far
+    off it expects to be."""
 
-    def flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
+    def flow(a: Images, b: Images) -> Float[Tensor, "N 3 H W"]:
         out = []
         with torch.inference_mode():
             for k in range(0, len(a), batch):
-                start = full_dis_flow(a[k : k + batch], b[k : k + batch]).to(device)
-                out.append(
-                    net(as_tensor(a[k : k + batch], device), as_tensor(b[k : k + batch], device), start).flow.float()
-                )
+                a_, b_ = a[k : k + batch], b[k : k + batch]
+                found = net(as_tensor(a_, device), as_tensor(b_, device), full_dis_flow(a_, b_).to(device))
+                out.append(torch.cat([found.flow.float(), found.log_spread.float().exp()], 1))
         return torch.cat(out).cpu()
 
     return flow
@@ -238,11 +238,11 @@ class Flows:
             self.small = self.store((n, 3, h, w), np.float32), np.zeros(n, bool)
         return self.small
 
-    def sharp(self, i: np.ndarray, j: np.ndarray) -> Float[Tensor, "P 2 H W"]:
-        """The same at working size, computed anew."""
-        flow = self.flow(self.shot.images[i], self.shot.images[j])
-        self.keep(i, j, flow)
-        return flow
+    def sharp(self, i: np.ndarray, j: np.ndarray) -> Float[Tensor, "P _c H W"]:
+        """The same at working size, computed anew, with what the network says of its error, if it does."""
+        found = self.flow(self.shot.images[i], self.shot.images[j])
+        self.keep(i, j, found[:, :2])
+        return found
 
     def keep(self, i: np.ndarray, j: np.ndarray, flow: Float[Tensor, "P 2 H W"]) -> None:
         """Remember flow i -> j, of any size."""

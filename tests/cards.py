@@ -24,7 +24,7 @@ from glvid import formats, weights
 from glvid.colors import color_range, depth_colors
 from glvid.data.layouts import survey
 from glvid.errors import ModelError
-from glvid.predict import as_tensor, dis_flow, first_guess, predict_depth, working_size
+from glvid.predict import as_tensor, first_guess, full_dis_flow, predict_depth, working_size
 from glvid.synthetic import scene
 from glvid.train.sources import HELD_SEED
 from glvid.train.supervised import CAP, middle
@@ -132,7 +132,7 @@ def pair_errors(net: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
         h, w = known.shape
         size = tuple(max(32, 32 * round(side / 32)) for side in (w, h))
         with torch.inference_mode():
-            found = net(*(resize(as_tensor(x), size) for x in (a, b)), resize_flow(dis_flow(a, b), size))
+            found = net(*(resize(as_tensor(x), size) for x in (a, b)), resize_flow(full_dis_flow(a, b), size))
         flow = resize_flow(found.flow.float(), (w, h))[0].numpy()
         spread = resize(found.log_spread, (w, h))[0, 0].exp().numpy() * (w * h / (size[0] * size[1])) ** 0.5
         said.append(spread[known][::7])

@@ -97,6 +97,18 @@ def test_points_that_the_network_is_unsure_of_are_held_less():
     assert off[True] < 0.7 * off[False]
 
 
+def test_matches_that_flow_is_unsure_of_count_less():
+    """Relative to the pair's usual point; without a word of flow's error, all that agree count alike."""
+    xy, go = torch.tensor([[[10.5, 8.5], [30.5, 8.5], [50.5, 8.5]]]), torch.zeros(1, 3, 32, 64)
+    go[:, 0], go[:, 2] = 2.0, 0.3
+    go[:, 2, :, 20:40], go[:, 2, :, 40:] = 0.9, 0.03
+    there, weight = matches.follow(xy, go, -go)
+    torch.testing.assert_close(there, xy + torch.tensor([2.0, 0]))
+    torch.testing.assert_close(weight[0], torch.tensor([1, 2 / (1 + 3**2), 2 / (1 + 0.25**2)]))
+    _, plain = matches.follow(xy, go[:, :2], -go[:, :2])
+    assert (plain == 1).all()
+
+
 def test_gradient_is_the_derivative_of_the_cost():
     """Hand-written Jacobians against autograd, for poses, focal length, readout and point depths."""
     p, state = problem(noise=0.5)

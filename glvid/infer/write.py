@@ -146,7 +146,7 @@ def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:
         return dis_flow(here[None], after[None])[0].numpy()
     size = tuple(max(32, 32 * round(side / 32)) for side in job.size)  # what the network takes
     fitting = [cv2.resize(x, size, interpolation=cv2.INTER_AREA)[None] for x in (here, after)]
-    return resize_flow(job.networks.flow(*fitting), job.size)[0].numpy()
+    return resize_flow(job.networks.flow(*fitting)[:, :2], job.size)[0].numpy()
 
 
 def refined_flow(

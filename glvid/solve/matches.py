@@ -103,13 +103,19 @@ def believed(texture: Float[Tensor, "3 M"]) -> Float[Tensor, "M 2 2"]:
     return axes * (value / (value + CONTRAST)).sqrt()[:, None] @ axes.transpose(1, 2)
 
 
-def follow(xy: Float[Tensor, "B M 2"], go: Float[Tensor, "B 2 H W"], back: Float[Tensor, "B 2 H W"]):
-    """Where flow takes points (B, M, 2), and a weight (B, M) that falls with the forward-backward gap; 0 outside."""
+def follow(xy: Float[Tensor, "B M 2"], go: Float[Tensor, "B _c H W"], back: Float[Tensor, "B _d H W"]):
+    """Where flow takes points (B, M, 2), and a weight (B, M) that falls with the forward-backward gap; 0 outside.
+
+    Where flow says how far off it may be (a third channel), what is surer than the pair's median counts more.
+    """
     at = xy.transpose(1, 2)[:, :, None]
-    step, _ = sample_at(go, at)
+    found, _ = sample_at(go, at)
+    step = found[:, :2]
     there = at + step
-    ret, inside = sample_at(back, there)
+    ret, inside = sample_at(back[:, :2], there)
     gap = (step + ret).norm(dim=1)[:, 0]
     allowed = 0.5 + 0.02 * step.norm(dim=1)[:, 0]
     w = inside[:, 0, 0] / (1 + (gap / allowed) ** 2) ** 2
+    if found.shape[1] > 2:
+        w = w * 2 / (1 + torch.stack([over_median(sigma) for sigma in found[:, 2, 0]]) ** 2)
     return there[:, :, 0].transpose(1, 2), torch.where(w < 0.05, torch.zeros_like(w), w)

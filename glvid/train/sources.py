@@ -34,7 +34,7 @@ from glvid.types import FlowPair, Intrinsics
 
 WINDOW = 4  # pairs that one window of three frames costs as much as
 REPLAY = 0.5  # share of rendered batches in stage `joint`
-LESSONS = 0.4  # share of batches from real clips in the stages TAUGHT by them, where there are some
+LESSONS = 0.5  # share of batches from real clips in the stages TAUGHT by them, where there are some
 TAUGHT = {"depth", "camera"}
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 COLLAGES, UNTOLD = 0.6, 0.25  # shares in stage `flow`: of batches of collages, and of those without a first guess
