@@ -8,7 +8,7 @@ import torch
 from glvid.geometry import pixel_grid
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
-from glvid.networks.flow import Blend, convex_upsample
+from glvid.networks.flow import Blend, convex_upsample, inner_size
 from glvid.networks.lite import CHANNELS, ROWS, Lite, converted
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
@@ -120,6 +120,22 @@ def test_an_untrained_network_meets_the_first_guess_half_way_at_every_level():
         assert torch.allclose(flow, start[..., :1, :1] / 2 ** (5 - level) * (1 - 0.5 ** (level + 1)))
     assert torch.allclose(found, start * (1 - 0.5**4), atol=1e-5)
     assert torch.allclose(blended, start * (1 - torch.tensor(-2.0).sigmoid() * 0.5**4), atol=1e-5)
+
+
+def test_large_pictures_are_matched_small_and_blended_whole():
+    """Flow comes in px of the whole picture, its expected error too; what the caller asks for goes before the limit."""
+    assert inner_size((384, 224)) == (384, 224) and inner_size((1024, 448)) == (512, 224)
+    net, size = FlowNet(SMALL_FLOW), (1024, 64)
+    start = torch.tensor([8.0, -4.0])[None, :, None, None].expand(1, 2, 64, 1024)
+    a, b = images(1, size), images(1, size)
+    found = net(a, b, start)
+    assert [tuple(f.shape[-2:]) for f in found.flows] == [(64, 1024)] * 2 + [(32 >> k, 512 >> k) for k in range(2, 6)]
+    assert torch.allclose(found.flows[1], start * (1 - 0.5**4), atol=1e-5)
+    assert torch.allclose(found.flows[2], start[..., :1, :1] / 8 * (1 - 0.5**4), atol=1e-5)
+    assert torch.allclose(found.log_spread, torch.tensor(2.0).log().expand(1, 1, 64, 1024))
+    whole = net(a, b, start, size)
+    assert whole.flows[2].shape[-2:] == (16, 256) and (whole.log_spread == 0).all()
+    assert len(net(a, b).flows) == 5 and net(a, b).flow.shape == (1, 2, 64, 1024)
 
 
 def test_without_a_blend_the_network_says_what_it_found():

@@ -1,4 +1,4 @@
-"""Networks and matching on stacks of images: what comes out is what the network says, and flow is where it should be."""
+"""Networks and matching on stacks of images: what comes out is what the network says, flow is where it should be."""
 
 import cv2
 import numpy as np

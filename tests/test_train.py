@@ -28,6 +28,7 @@ from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.flow import Matched
 from glvid.networks.lite import ROWS, Lite
+from glvid.synthetic.collage import photos
 from glvid.train import Options, loop, sources, state, supervised
 from glvid.train import options as telling
 from glvid.train.joint import OBJECTIVES, Lenses, astray, joint_stage, predicted, unlikeness
@@ -626,6 +627,18 @@ def test_neighbours_in_a_batch_of_lessons_are_of_one_clip():
     found = [{k for k in range(5) if np.log2(k + 1) - 1e-3 <= w <= np.log2(k + 1) + 1} for w in which.tolist()]
     assert all(a & b for a, b in zip(found[::2], found[1::2], strict=True))
     assert len({min(f) for f in found}) > 1
+
+
+def test_collages_of_any_softness_have_the_flow_of_their_pixels():
+    """Enlarged or not: what is seen in both frames looks alike where flow says it went."""
+    textures, off = photos(None)[:20], []
+    for seed in range(12):
+        batch = collate([sources.collage_item(textures, np.random.default_rng(seed), (128, 96))], (128, 96))
+        there, inside = warp(batch.b, batch.flow)
+        seen = batch.visible * inside
+        off.append([float((seen * (x - batch.a).abs()).mean() / seen.mean()) for x in (there, batch.b)])
+    moved, still = np.mean(off, 0)
+    assert moved < 0.05 and moved < 0.8 * still  # what is left is exposure and noise of their own
 
 
 def test_an_unknown_lens_teaches_nothing():

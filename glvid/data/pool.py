@@ -223,11 +223,12 @@ class Batch:
     intrinsics: Intrinsics
     known: torch.Tensor  # (B,), 0 or 1: are the intrinsics to be learned?
     start: torch.Tensor | None = None
+    inner: tuple[int, int] | None = None  # size at which flow is to be found; None: the network's own choice
 
     def to(self, device: str | torch.device) -> "Batch":
         """The same pairs on a device."""
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if x is None else x.to(device) for name, x in parts.items()})
+        return Batch(**{name: x.to(device) if hasattr(x, "to") else x for name, x in parts.items()})
 
 
 def window(rng: Random, size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -1,5 +1,6 @@
 """FlowNet: optical flow of two frames, coarse to fine, from a first guess where there is one."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.networks.blocks import Residual, Stage, conv, correlation, double, norm, standardised
-from glvid.warp import resize_flow, warp
+from glvid.warp import resize, resize_flow, warp
 
 UNIT = 8.0  # px; flow enters convolutions in these
+LONGEST = 512  # px of the long side of pictures to be matched; larger ones are softer than what was trained on
 SPREADS = (-5.0, 5.0)  # log px: what the network can say of its error
 
 
@@ -24,6 +26,12 @@ class FlowConfig:
     hidden: int = 96
     radius: int = 3
     blend: int = 32  # channels of what chooses, pixel by pixel, between what was found and the first guess; 0: nothing
+
+
+def inner_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Size (w, h) at which pictures of `size` are matched: no longer than LONGEST, multiples of 32."""
+    scale = min(1.0, LONGEST / max(size))
+    return tuple(max(32, 32 * round(side * scale / 32)) for side in size)
 
 
 class Matched(NamedTuple):
@@ -51,7 +59,7 @@ def convex_upsample(
 
 class Blend(nn.Module):
     """Full-size flow out of two: a first guess that follows fine detail, and the network's own, which does not but
-    finds what is far, hidden or without texture.
+    finds what is far, hidden or without texture, and may have been found at a smaller size.
 
     Sees, besides what the last level saw, how well either explains the picture, and how far they are apart.
     """
@@ -75,7 +83,8 @@ class Blend(nn.Module):
         off = [(warp(b, flow)[0] - a).abs().mean(1, keepdim=True) / 0.1 for flow in (guess, found.detach())]
         apart = torch.tanh((found.detach() - guess) / UNIT)
         fine = F.pixel_unshuffle(torch.cat([*off, apart], 1), 2)
-        last = self.last(self.mix(torch.cat([fine, double(self.seen(hidden))], 1))).float()
+        seen = F.interpolate(self.seen(hidden).float(), fine.shape[-2:], mode="bilinear", align_corners=False)
+        last = self.last(self.mix(torch.cat([fine, seen], 1))).float()
         gate, step = F.pixel_shuffle(last, 2).split((1, 2), 1)
         return guess + torch.sigmoid(gate) * (found - guess) + step
 
@@ -114,9 +123,29 @@ class FlowNet(nn.Module):
         return levels[::-1]
 
     def forward(
-        self, a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"], start: Float[Tensor, "B 2 H W"] | None = None
+        self,
+        a: Float[Tensor, "B 3 H W"],
+        b: Float[Tensor, "B 3 H W"],
+        start: Float[Tensor, "B 2 H W"] | None = None,
+        inner: tuple[int, int] | None = None,
     ) -> Matched:
-        """Flow a -> b; H, W multiples of 32. `start`: a first guess in px, or None."""
+        """Flow a -> b; H, W multiples of 32. `start`: a first guess in px, or None. `inner`: the size (w, h), multiples
+        of 32, at which all is found but what the blend adds; `inner_size` unless given."""
+        size = (a.shape[-1], a.shape[-2])
+        inner = inner or inner_size(size)
+        if inner == size:
+            found, hidden = self.found(a, b, start)
+        else:
+            less = (resize(a, inner), resize(b, inner), None if start is None else resize_flow(start, inner))
+            found, hidden = self.found(*less)
+            spread = resize(found.log_spread, size) + math.log(size[0] / inner[0])
+            found = Matched([resize_flow(found.flow, size), *found.flows[1:]], spread)
+        if self.blend is None or start is None:
+            return found
+        return found._replace(flows=[self.blend(a, b, start, found.flow, hidden), *found.flows])
+
+    def found(self, a: Tensor, b: Tensor, start: Tensor | None) -> tuple[Matched, Tensor]:
+        """What the pyramid finds at the size of its images, and what its last level saw."""
         levels = self.pyramid(torch.cat([a, b]))
         flow = levels[0].new_zeros(len(a), 2, *levels[0].shape[-2:])
         state = levels[0].new_zeros(len(a), self.config.matched, *flow.shape[-2:])
@@ -130,10 +159,7 @@ class FlowNet(nn.Module):
         last = self.fine(hidden).float()
         full = convex_upsample(4 * flow, last[:, :-1], 4)
         spread = F.interpolate(last[:, -1:], scale_factor=4, mode="bilinear", align_corners=False).clamp(*SPREADS)
-        flows.append(full)
-        if self.blend is not None and start is not None:
-            flows.append(self.blend(a, b, start, full, hidden))
-        return Matched(flows[::-1], spread)
+        return Matched([full, *flows[::-1]], spread), hidden
 
     def better(
         self, fa: Tensor, fb: Tensor, flow: Tensor, other: Tensor, state: Tensor

@@ -38,6 +38,8 @@ LESSONS = 0.5  # share of batches from real clips in the stages TAUGHT by them, 
 TAUGHT = {"depth", "camera"}
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 COLLAGES, UNTOLD = 0.6, 0.25  # shares in stage `flow`: of batches of collages, and of those without a first guess
+HALVED = 0.4  # of those matched at half the size, as large pictures are: the blend alone sees them whole
+SOFT = 0.5  # of collages made smaller and enlarged: films are softer than photos
 PAIRS = 0.5  # share of batches from pairs with flow in stage `flow`, where there are some
 ROW = 2_000_000  # bytes of a rendered pair at 384x224
 CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
@@ -125,7 +127,9 @@ def drawing(
             return Draw("lesson", camera, batch=drawn(lessons, own, target))
         if stage == "flow":
             batch, guessed = flow_batch(options, pool, pairs, own, dice, target, upto), rng.random() > UNTOLD
-            return Draw("flow", batch=guess(batch) if guessed else batch)
+            batch = guess(batch) if guessed else batch
+            less = tuple(max(32, 32 * round(side / 64)) for side in target)
+            return Draw("flow", batch=replace(batch, inner=less) if rng.random() < HALVED else batch)
         kind = stage if stage != "joint" else ("depth" if dice < 0.7 * REPLAY else "flow")
         batch = draw(pool, own, upto, target)
         return Draw(kind, camera, guess(batch) if kind == "flow" else batch)
@@ -157,9 +161,18 @@ def guess(batch: Batch) -> Batch:
 
 def collage_item(textures: Sequence[Photo], rng: np.random.Generator, target: tuple[int, int]) -> dict[str, np.ndarray]:
     """A collage recoloured as rendered pairs are, its frames unlike in exposure and noise."""
-    made = collage(rng, target, textures)
-    a, b = (unlike(rng, image) for image in jittered(rng, [made.a, made.b]))
-    return item_of(a, b, made.flow, np.ones(target[::-1], np.float32), made.visible.astype(np.float32), target)
+    soft = rng.uniform(1, 2.5) if rng.random() < SOFT else 1.0
+    size = tuple(round(side / soft) for side in target)
+    made = collage(rng, size, textures)
+    a, b = (unlike(rng, image) for image in jittered(rng, [enlarged(x, target) for x in (made.a, made.b)]))
+    flow, visible = (cv2.resize(x, target, interpolation=cv2.INTER_NEAREST) for x in (made.flow, made.visible))
+    flow, visible = flow * (np.array(target, np.float32) / size), visible.astype(np.float32)
+    return item_of(a, b, flow, np.ones(target[::-1], np.float32), visible, target)
+
+
+def enlarged(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture at another size; one that has it, as it is."""
+    return picture if picture.shape[1::-1] == size else cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR)
 
 
 def unlike(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -189,7 +189,7 @@ def flow_stage(nets: nn.ModuleDict, batch: Batch, with_camera: bool = False) -> 
     """Flow from rendered truth; vectors longer than half the picture are cut (they leave it anyway)."""
     bound = batch.flow.shape[-1] / 2
     truth = batch.flow.clamp(-bound, bound)
-    found = nets["flow"](batch.a, batch.b, batch.start)
+    found = nets["flow"](batch.a, batch.b, batch.start, batch.inner)
     with exact(batch.a):
         flows, log_spread = [x.float() for x in found.flows], found.log_spread.float()
         apart = (flows[0] - truth).norm(dim=1, keepdim=True)
