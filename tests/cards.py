@@ -1,8 +1,9 @@
-"""What the cards in models/ show: `python tests/cards.py sheet`, `calibration` or `scores`; names pick weights.
+"""What the cards in models/ show: `python tests/cards.py sheet|calibration|curves|scores`; names pick weights.
 
 sheet        raw depth of a middle frame of every clip of ../shared/data/wild and driving -> models/NAME.jpg
 calibration  what depth and flow networks say of their own error against what it is, on held rendered worlds
              (seeds from 800,000) and, flow, on the pairs of ../shared/data/flow -> models/NAME-calibration.png
+curves       models/NAME-validation.jsonl, the lines that training left of that run -> models/NAME-curves.png
 scores       `glvid eval --refine none` on the clips of ../shared/data that have truth
 One JSON line per measurement on stdout.
 """
@@ -166,6 +167,34 @@ def plot(path: Path, kind: str, sets: dict[str, tuple[np.ndarray, np.ndarray]]) 
     pyplot.close(figure)
 
 
+CURVES = {"depth": ("abs_rel", "abs_rel_real"), "flow": ("epe", "epe_start"), "camera": ("focal", "center")}
+
+
+def curves(names: list[str]) -> None:
+    """Validation figures of the runs that made the shipped weights, over their steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    for path in sorted(weights.folder().glob("*-validation.jsonl")):
+        name = path.stem.removesuffix("-validation")
+        if names and name not in names:
+            continue
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        figure, axes = pyplot.subplots(figsize=(5, 3), dpi=90)
+        for figure_of in CURVES[name.split("-")[0]]:
+            seen = [(line["step"], line[figure_of]) for line in lines if figure_of in line]
+            if seen:
+                axes.plot(*zip(*seen, strict=True), "o-", markersize=3, label=figure_of)
+        axes.set(xlabel="step", title=name, ylim=(0, None))
+        axes.legend()
+        figure.tight_layout()
+        figure.savefig(path.with_name(f"{name}-curves.png"))
+        pyplot.close(figure)
+        say(curves=name, last=lines[-1])
+
+
 def scores(names: list[str]) -> None:
     """Every protocol of a network's kind, measured anew."""
     for name in names or [weights.DEFAULTS["depth"], weights.DEFAULTS["flow"]]:
@@ -191,7 +220,7 @@ def card_of(name: str, ending: str) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {"sheet": sheet, "calibration": calibration, "scores": scores}
+    what = {"sheet": sheet, "calibration": calibration, "scores": scores, "curves": curves}
     parser.add_argument("what", choices=what)
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()
