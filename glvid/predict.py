@@ -148,6 +148,18 @@ def full_dis_flow(a: Images, b: Images) -> Float[Tensor, "N 2 H W"]:
     return flow_of_pairs(matched, a, b)
 
 
+def smoothed(a: Images, b: Images, flow: Float[Tensor, "N 2 H W"]) -> Float[Tensor, "N 2 H W"]:
+    """Flow drawn to where grey levels and their gradients fit, and to be smooth (Brox et al. 2004, as DIS ends)."""
+
+    def of_pair(x: tuple[np.ndarray, np.ndarray, Tensor]) -> np.ndarray:
+        grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in x[:2]]
+        better = cv2.VariationalRefinement_create()
+        better.setFixedPointIterations(5)
+        return better.calc(*grey, np.ascontiguousarray(x[2].permute(1, 2, 0).numpy()).copy())
+
+    return torch.from_numpy(np.stack(list(each(of_pair, zip(a, b, flow, strict=True))))).permute(0, 3, 1, 2)
+
+
 def medium_dis() -> cv2.DISOpticalFlow:
     """DIS as its medium preset has it."""
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -169,8 +181,8 @@ def first_guess(a: Float[Tensor, "B 3 H W"], b: Float[Tensor, "B 3 H W"]) -> Flo
 
 
 def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8) -> FlowOf:
-    """The flow network as a function of two stacks of images; it starts from DIS at full resolution, and says how far
-    off it expects to be."""
+    """The flow network as a function of two stacks of images; it starts from DIS at full resolution, ends as that does
+    (`smoothed`), and says how far off it expects to be."""
 
     def flow(a: Images, b: Images) -> Float[Tensor, "N 3 H W"]:
         out = []
@@ -178,8 +190,9 @@ def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8)
             for k in range(0, len(a), batch):
                 a_, b_ = a[k : k + batch], b[k : k + batch]
                 found = net(as_tensor(a_, device), as_tensor(b_, device), full_dis_flow(a_, b_).to(device))
-                out.append(torch.cat([found.flow.float(), found.log_spread.float().exp()], 1))
-        return torch.cat(out).cpu()
+                flow = smoothed(a_, b_, found.flow.float().cpu())
+                out.append(torch.cat([flow, found.log_spread.float().exp().cpu()], 1))
+        return torch.cat(out)
 
     return flow
 

@@ -119,7 +119,9 @@ def test_an_untrained_network_meets_the_first_guess_half_way_at_every_level():
     for level, flow in enumerate(coarser[::-1]):  # 1/32 first
         assert torch.allclose(flow, start[..., :1, :1] / 2 ** (5 - level) * (1 - 0.5 ** (level + 1)))
     assert torch.allclose(found, start * (1 - 0.5**4), atol=1e-5)
-    assert torch.allclose(blended, start * (1 - torch.tensor(-2.0).sigmoid() * 0.5**4), atol=1e-5)
+    square = (0.5**4) ** 2 * (8.0**2 + 4.0**2)
+    share = square / (square + 1) * torch.tensor(-2.0).sigmoid()
+    assert torch.allclose(blended, start * (1 - share * 0.5**4), atol=1e-5)
 
 
 def test_large_pictures_are_matched_small_and_blended_whole():
@@ -146,12 +148,14 @@ def test_without_a_blend_the_network_says_what_it_found():
 
 
 def test_the_blend_keeps_fine_detail_of_the_guess_and_takes_what_was_found_where_it_says_so():
-    """With its gate shut the guess comes back to the pixel, with it open what was found."""
+    """With its gate shut the guess comes back to the pixel; with it open what was found, where that is far off, and
+    hardly where it is less than a pixel off."""
     blend, a, b = Blend(8, 8), images(), images()
-    guess, found, hidden = torch.randn(2, 2, 64, 96), torch.randn(2, 2, 64, 96), torch.randn(2, 8, 16, 24)
-    for bias, wanted in ((-50.0, guess), (50.0, found)):
+    guess, hidden, away = torch.randn(2, 2, 64, 96), torch.randn(2, 8, 16, 24), torch.tensor([0.6, -0.8])[:, None, None]
+    for bias, far, share in ((-50.0, 20, 0.0), (50.0, 20, 400 / 401), (50.0, 0.2, 0.04 / 1.04)):
         blend.last.bias.data[:4] = bias
-        assert torch.allclose(blend(a, b, guess, found, hidden), wanted, atol=1e-5)
+        said = blend(a, b, guess, guess + far * away, hidden)
+        assert torch.allclose(said, guess + share * far * away, atol=1e-4)
 
 
 def test_correlation_peaks_at_the_shift():

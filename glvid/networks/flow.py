@@ -14,6 +14,7 @@ from glvid.warp import resize, resize_flow, warp
 
 UNIT = 8.0  # px; flow enters convolutions in these
 LONGEST = 512  # px of the long side of pictures to be matched; larger ones are softer than what was trained on
+FINE = 1.0  # px
 SPREADS = (-5.0, 5.0)  # log px: what the network can say of its error
 
 
@@ -61,7 +62,8 @@ class Blend(nn.Module):
     """Full-size flow out of two: a first guess that follows fine detail, and the network's own, which does not but
     finds what is far, hidden or without texture, and may have been found at a smaller size.
 
-    Sees, besides what the last level saw, how well either explains the picture, and how far they are apart.
+    Sees, besides what the last level saw, how well either explains the picture, and how far they are apart. Where that is
+    less than about FINE, the guess stays: what was found lies on a grid of 4 px, and cannot be the closer one.
     """
 
     def __init__(self, hidden: int, channels: int):
@@ -81,12 +83,13 @@ class Blend(nn.Module):
         hidden: Float[Tensor, "B C h w"],
     ) -> Float[Tensor, "B 2 H W"]:
         off = [(warp(b, flow)[0] - a).abs().mean(1, keepdim=True) / 0.1 for flow in (guess, found.detach())]
-        apart = torch.tanh((found.detach() - guess) / UNIT)
-        fine = F.pixel_unshuffle(torch.cat([*off, apart], 1), 2)
+        apart = found.detach() - guess
+        fine = F.pixel_unshuffle(torch.cat([*off, torch.tanh(apart / UNIT)], 1), 2)
         seen = F.interpolate(self.seen(hidden).float(), fine.shape[-2:], mode="bilinear", align_corners=False)
         last = self.last(self.mix(torch.cat([fine, seen], 1))).float()
         gate, step = F.pixel_shuffle(last, 2).split((1, 2), 1)
-        return guess + torch.sigmoid(gate) * (found - guess) + step
+        square = apart.square().sum(1, keepdim=True)
+        return guess + square / (square + FINE**2) * (torch.sigmoid(gate) * (found - guess) + step)
 
 
 class FlowNet(nn.Module):

@@ -211,6 +211,8 @@ def run_stage(options: Options, stage: str, data: Data, footing: Footing, team: 
     with leader_first(team):
         if stage in TAUGHT and footing.learn:
             lessons, watched = lesson_tables(footing, options, init, watcher.note, watcher.step)
+    if stage == "camera":  # it learns nothing else from them
+        lessons = [rows for rows in lessons if rows["known"].any()]
     if stage == "joint":
         teacher = first_network("depth", init).eval().requires_grad_(False).to(team.device)
     pool = training_pool(options)
