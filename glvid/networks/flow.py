@@ -62,8 +62,8 @@ class Blend(nn.Module):
     """Full-size flow out of two: a first guess that follows fine detail, and the network's own, which does not but
     finds what is far, hidden or without texture, and may have been found at a smaller size.
 
-    Sees, besides what the last level saw, how well either explains the picture, and how far they are apart. Where that is
-    less than about FINE, the guess stays: what was found lies on a grid of 4 px, and cannot be the closer one.
+    Sees, besides what the last level saw, how well either explains the picture, and how far they are apart. Where that
+    is less than about FINE, the guess stays: what was found lies on a grid of 4 px, and cannot be the closer one.
     """
 
     def __init__(self, hidden: int, channels: int):
