@@ -152,10 +152,9 @@ def smoothed(a: Images, b: Images, flow: Float[Tensor, "N 2 H W"]) -> Float[Tens
     """Flow drawn to where grey levels and their gradients fit, and to be smooth (Brox et al. 2004, as DIS ends)."""
 
     def of_pair(x: tuple[np.ndarray, np.ndarray, Tensor]) -> np.ndarray:
-        grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in x[:2]]
         better = cv2.VariationalRefinement_create()
         better.setFixedPointIterations(5)
-        return better.calc(*grey, np.ascontiguousarray(x[2].permute(1, 2, 0).numpy()).copy())
+        return better.calc(*map(grey, x[:2]), np.ascontiguousarray(x[2].permute(1, 2, 0).numpy()).copy())
 
     return torch.from_numpy(np.stack(list(each(of_pair, zip(a, b, flow, strict=True))))).permute(0, 3, 1, 2)
 
@@ -165,11 +164,16 @@ def medium_dis() -> cv2.DISOpticalFlow:
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
+def grey(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
+    """What flow is matched on."""
+    return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+
+
 def flow_of_pairs(match: Callable[[np.ndarray, np.ndarray], np.ndarray], a: Images, b: Images) -> Tensor:
     """`match` of the grey pictures of every pair, pairs side by side."""
 
     def of_pair(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return match(*(cv2.cvtColor(np.ascontiguousarray(x), cv2.COLOR_RGB2GRAY) for x in pair))
+        return match(*map(grey, pair))
 
     return torch.from_numpy(np.stack(list(each(of_pair, zip(a, b, strict=True))))).permute(0, 3, 1, 2)
 
