@@ -9,7 +9,7 @@ from glvid.geometry import pixel_grid
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
 from glvid.networks.flow import Blend, convex_upsample, inner_size
-from glvid.networks.lite import CHANNELS, ROWS, Lite, converted
+from glvid.networks.lite import ROWS, Lite, channels, converted
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
 SMALL_FLOW = FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)
@@ -39,7 +39,7 @@ def test_the_lite_encoder_halves_five_times(size):
     w, h = size
     with torch.no_grad():
         seen = Lite()(images(1, size))
-    assert tuple(x.shape[1] for x in seen) == CHANNELS
+    assert tuple(x.shape[1] for x in seen) == channels(0)
     assert [x.shape[-1] for x in seen] == [w >> k for k in range(1, 6)]
     assert [x.shape[-2] for x in seen] == [h >> k for k in range(1, 6)]
 

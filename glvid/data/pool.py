@@ -20,7 +20,8 @@ from glvid.types import Intrinsics
 
 Random = np.random.Generator
 NICE = 19  # niceness of rendering beside training: what training leaves over where cores are scarce
-TOGETHER = 2  # samples of a batch from one clip
+TOGETHER = 4  # samples of a batch from one clip
+ENOUGH = 0.3  # share of sure depth from which on a clip is drawn as often as any
 SKY = 900.0  # m; what is farther has been rendered as sky
 
 
@@ -272,14 +273,45 @@ def clear_sky(rng: Random, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
     return np.where(depth[..., None] > SKY, (top + ramp * (low - top)).astype(np.uint8), image)
 
 
-def augmented(rng: Random, row: np.void | np.ndarray, target: tuple[int, int]) -> dict[str, np.ndarray]:
-    """One row cropped, resampled to `target` (w, h), perhaps reversed in time, mirrored, recoloured; all agree."""
+def shadowed(rng: Random, a: np.ndarray, b: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both pictures under the same shadows, in b moved by `shift` (px): dark patches of any outline, hard or soft.
+
+    Networks otherwise take what a tree or a bridge throws on a road for something that stands there.
+    """
+    from glvid.synthetic.collage import outline  # not needed by those who only read a pool
+
+    h, w = a.shape[:2]
+    light, share = np.ones((h, w), np.float32), rng.uniform(0.3, 0.8)
+    for _ in range(int(rng.integers(1, 5))):
+        box = tuple(int(side * rng.uniform(0.15, 1.2)) + 8 for side in (w, h))
+        left, top = (int(rng.uniform(-0.5 * s, side - 0.5 * s)) for s, side in zip(box, (w, h), strict=True))
+        cover = outline(rng, box)[max(0, -top) : h - top, max(0, -left) : w - left]
+        part = light[max(0, top) :, max(0, left) :][: cover.shape[0], : cover.shape[1]]
+        np.minimum(part, 1 - share * cover.astype(np.float32) / 255, out=part)
+    if rng.random() < 0.7:
+        light = cv2.GaussianBlur(light, (0, 0), float(rng.uniform(0.5, 4)))
+    move = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+    there = cv2.warpAffine(light, move, (w, h), borderMode=cv2.BORDER_REFLECT)
+    blue = 1 + rng.random() * np.array([0.1, 0.0, -0.15], np.float32)  # the sky lights shadows
+    first, second = ((i * x[..., None] ** blue).clip(0, 255).astype(np.uint8) for i, x in ((a, light), (b, there)))
+    return first, second
+
+
+def augmented(
+    rng: Random, row: np.void | np.ndarray, target: tuple[int, int], shadows: float = 0.0
+) -> dict[str, np.ndarray]:
+    """One row cropped, resampled to `target` (w, h), perhaps reversed in time, mirrored, recoloured; all agree.
+
+    shadows: share of the pairs that get some.
+    """
     h, w = row["visible"].shape
     out = cropped(row, window(rng, (w, h), target), target, int(rng.random() < 0.5))
     if rng.random() < 0.4:
         seed = int(rng.integers(2**32))  # one sky for both
         for image, depth in (("a", "depth"), ("b", "depth_b")):
             out[image] = clear_sky(np.random.default_rng(seed), out[image], out[depth])
+    if rng.random() < shadows:
+        out["a"], out["b"] = shadowed(rng, out["a"], out["b"], np.median(out["flow"].reshape(-1, 2), axis=0))
     out["a"], out["b"] = jittered(rng, [out["a"], out["b"]])
     del out["depth_b"]
     return mirrored(out) if rng.random() < 0.5 else out
@@ -333,22 +365,35 @@ def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def draw(pool: Pool, rngs: list[Random], upto: int, target: tuple[int, int]) -> Batch:
+def draw(pool: Pool, rngs: list[Random], upto: int, target: tuple[int, int], shadows: float = 0.0) -> Batch:
     """Augmented pairs at `target` size, one for each generator, of the newest before pair `upto`."""
     ring, _ = pool.open()
     first = max(0, upto - pool.usable)
-    return collate([augmented(rng, ring[int(rng.integers(first, upto)) % pool.rows], target) for rng in rngs], target)
+    picks = [ring[int(rng.integers(first, upto)) % pool.rows] for rng in rngs]
+    return collate([augmented(rng, row, target, shadows) for rng, row in zip(rngs, picks, strict=True)], target)
 
 
-def drawn(tables: list[np.ndarray], rngs: list[Random], target: tuple[int, int]) -> Batch:
-    """Augmented pairs at `target` size, one for each generator, from rows of any size; every table as often as any.
+def told(tables: list[np.ndarray]) -> np.ndarray:
+    """How often to draw from each table of real pairs: as often as any, unless hardly any of its depth is sure."""
+    odds = np.array([min(ENOUGH, float(table["sure"].mean()) / 255) for table in tables])
+    return odds / odds.sum()
+
+
+def drawn(
+    tables: list[np.ndarray],
+    rngs: list[Random],
+    target: tuple[int, int],
+    odds: np.ndarray | None = None,
+    shadows: float = 0.0,
+) -> Batch:
+    """Augmented pairs at `target` size, one for each generator, from rows of any size; tables by their odds (`told`).
 
     TOGETHER neighbours are of one table, so that a network can be asked to see a clip at one scale.
     """
-    picks = [int(rng.integers(len(tables))) for rng in rngs]
+    picks = [int(rng.choice(len(tables), p=odds)) for rng in rngs]
     tables = [tables[picks[k - k % TOGETHER]] for k in range(len(picks))]
-    items = [augmented(rng, table[rng.integers(len(table))], target) for rng, table in zip(rngs, tables, strict=True)]
-    return collate(items, target)
+    rows = [table[rng.integers(len(table))] for rng, table in zip(rngs, tables, strict=True)]
+    return collate([augmented(rng, row, target, shadows) for rng, row in zip(rngs, rows, strict=True)], target)
 
 
 def collate(items: list[dict[str, np.ndarray]], size: tuple[int, int]) -> Batch:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from glvid.geometry import se3_exp
 from glvid.networks.blocks import Residual, Stage, conv, correlation, norm, standardised
-from glvid.networks.lite import CHANNELS, Lite
+from glvid.networks.lite import Lite, channels
 from glvid.types import Intrinsics
 
 
@@ -54,7 +54,7 @@ class CameraNet(nn.Module):
         self.motion = nn.Sequential(nn.Linear(grid, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 6))
         self.encoder, self.enter = None, None
         if config.lite:
-            self.encoder, self.enter = Lite(), conv(CHANNELS[-1], config.hidden, kernel=1)
+            self.encoder, self.enter = Lite(), conv(channels(0)[-1], config.hidden, kernel=1)
         wide = grid + config.hidden * 3 * 3 * config.lite
         self.lens = nn.Sequential(nn.Linear(wide, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 4))
         for head in (self.motion, self.lens):

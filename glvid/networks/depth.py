@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glvid.networks.blocks import Context, Residual, Stage, conv, coordinates, double, norm, standardised
-from glvid.networks.lite import CHANNELS, Lite
+from glvid.networks.lite import Lite, channels
 
 START = 10.0  # depth that the untrained network says everywhere
 SPREADS = (-5.0, 1.5)  # log of log depth: what the network can say of its error
@@ -23,7 +23,8 @@ class DepthConfig:
     near: float = 0.1
     far: float = 1000.0
     spread: bool = False  # does it say how far off it may be?
-    lite: bool = False  # encoder: EfficientNet-Lite0 in place of residual blocks; `channels` are the decoder's then
+    lite: bool = False  # encoder: EfficientNet-Lite in place of residual blocks; `channels` are the decoder's then
+    grade: int = 0  # which EfficientNet-Lite, 0 to 4
 
 
 class Join(nn.Module):
@@ -64,9 +65,9 @@ class DepthNet(nn.Module):
         super().__init__()
         self.config = config = config or DepthConfig()
         c2, c4, c8, c16, c32 = config.channels
-        s2, s4, s8, s16, _ = CHANNELS if config.lite else config.channels
+        s2, s4, s8, s16, s32 = channels(config.grade) if config.lite else config.channels
         if config.lite:
-            self.encoder, self.enter = Lite(), conv(CHANNELS[-1], c32, kernel=1)
+            self.encoder, self.enter = Lite(config.grade), conv(s32, c32, kernel=1)
         else:
             self.stem = conv(12, c2)  # on 2x2 pixels at once
             steps = zip((c2, c4, c8, c16), (c4, c8, c16, c32), config.blocks, strict=True)

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 without its classifier: an encoder that has seen a million photos before it learns depth."""
+"""EfficientNet-Lite without its classifier: an encoder that has seen a million photos before it learns depth."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 STEM = 32  # channels of the first layer
 EPSILON = 1e-3  # of the batch norms it was trained with
+SINGLE = ("cpu",)  # devices on which the gradient of depthwise filters takes 3 to 7 times longer in bfloat16
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,26 @@ ROWS = (
     Row(1, 6, 3, 320, 1),
 )
 TAPS = (0, 1, 2, 4, 6)  # rows whose output is the last of its size
-CHANNELS = tuple(ROWS[k].channels for k in TAPS)  # at 1/2, 1/4, 1/8, 1/16, 1/32
+GRADES = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # Lite0 to Lite4: how wide and deep, of ROWS
+
+
+def rows(grade: int) -> tuple[Row, ...]:
+    """Rows of EfficientNet-Lite `grade`: channels in multiples of 8, nearest; the first and the last stay one block."""
+    wide, deep = GRADES[grade]
+    scaled = [replace(row, channels=eights(wide * row.channels)) for row in ROWS]
+    return scaled[0], *(replace(row, repeats=math.ceil(deep * row.repeats)) for row in scaled[1:-1]), scaled[-1]
+
+
+def eights(width: float) -> int:
+    """The multiple of 8 nearest to a number of channels, no less than nine tenths of it."""
+    near = max(8, int(width + 4) // 8 * 8)
+    return near + 8 if near < 0.9 * width else near
+
+
+def channels(grade: int) -> tuple[int, ...]:
+    """Channels at 1/2, 1/4, 1/8, 1/16, 1/32."""
+    found = rows(grade)
+    return tuple(found[k].channels for k in TAPS)
 
 
 class Layer(nn.Module):
@@ -54,7 +75,7 @@ class Layer(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         x = F.pad(x, self.more) if self.more else x
         weight = self.conv.weight * self.gain[:, None, None, None]  # cheaper than to multiply what comes out
-        single = self.conv.groups > 1 and x.device.type == "cpu"  # their gradient takes 3 to 7 times longer in bf16
+        single = self.conv.groups > 1 and x.device.type in SINGLE
         with torch.autocast(x.device.type, enabled=not single and torch.is_autocast_enabled(x.device.type)):
             x = x.float() if single else x
             x = F.conv2d(x, weight, self.offset, self.conv.stride, self.conv.padding, 1, self.conv.groups)
@@ -78,16 +99,16 @@ class Block(nn.Module):
 
 
 class Lite(nn.Module):
-    """Images 0..1 to features at 1/2, 1/4, 1/8, 1/16 and 1/32 of their size (channels: CHANNELS)."""
+    """Images 0..1 to features at 1/2, 1/4, 1/8, 1/16 and 1/32 of their size (`channels` of the same grade)."""
 
-    def __init__(self):
+    def __init__(self, grade: int = 0):
         super().__init__()
-        self.stem, inputs, rows = Layer(3, STEM, 3, 2), STEM, []
-        for row in ROWS:
+        self.stem, inputs, built = Layer(3, STEM, 3, 2), STEM, []
+        for row in rows(grade):
             rest = [Block(row.channels, row, 1) for _ in range(row.repeats - 1)]
-            rows.append(nn.Sequential(Block(inputs, row, row.stride), *rest))
+            built.append(nn.Sequential(Block(inputs, row, row.stride), *rest))
             inputs = row.channels
-        self.rows = nn.ModuleList(rows)
+        self.rows = nn.ModuleList(built)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _c _h _w"]]:
         x = ((images - 127 / 255) / (128 / 255)).contiguous(memory_format=torch.channels_last)
@@ -98,14 +119,14 @@ class Lite(nn.Module):
         return [seen[k] for k in TAPS]
 
 
-def converted(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def converted(found: Mapping[str, Tensor], grade: int = 0) -> dict[str, Tensor]:
     """State of `Lite` from that of the package efficientnet_lite_pytorch (names, batch norms, a classifier).
 
     Raises KeyError where that is another network.
     """
     state = layer("stem", found, "_conv_stem", "_bn0")
     number = 0
-    for k, row in enumerate(ROWS):
+    for k, row in enumerate(rows(grade)):
         for j in range(row.repeats):
             theirs, ours = f"_blocks.{number}.", f"rows.{k}.{j}."
             if row.expand > 1:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from glvid.synthetic.meshes import Caster, Lamp, Light, pair, rays_of
-from glvid.synthetic.models import Model, box, joined, moved, quad, solid
+from glvid.synthetic.models import Model, box, joined, moved, quad, solid, turned
 from glvid.synthetic.props import (
     Library,
     Plot,
@@ -43,6 +43,7 @@ STREET = (
     "postbox mailbox fire_hydrant standpipe dumpster construction_barrel construction_cone jersey_barrier cinder_block "
     "euro_pallet brick_box fountain playground nist_stairs cannon cardboard_box drc_practice"
 ).split()
+QUEUES = 0.35  # share of streets filmed from a car that stands or drives in dense traffic
 SUBJECTS = 0.45  # share of worlds in which somebody, an animal or a thing is to be filmed, if there is room
 
 
@@ -263,6 +264,17 @@ def street(rng: Random, of: Library) -> tuple[list[Model], np.ndarray, Light, np
         number = int(rng.integers(lanes))
         x, ahead = (number + 0.5 - lanes / 2) * lane, 1 if (number + 0.5 > lanes / 2) else -1
         put(vehicle(rng, of, ahead), x, rng.uniform(4, 90), at(0, 0, ahead * rng.choice([0, rng.uniform(0.1, 1.6)])))
+    if kind == 1 and rng.random() < QUEUES:
+        speed, filled = rng.choice([0, rng.uniform(0.05, 1.2)]), rng.uniform(0.4, 1)
+        for number in range(lanes):
+            x, ahead = (number + 0.5 - lanes / 2) * lane, 1 if number + 0.5 > lanes / 2 or rng.random() < 0.5 else -1
+            z, lorries = place[1] - rng.uniform(0, 8), rng.choice([0.1, 0.5])
+            while z < place[1] + 90:
+                model = lorry(rng, of, ahead) if rng.random() < lorries else vehicle(rng, of, ahead)
+                if rng.random() < filled:
+                    go = at(0, 0, ahead * speed * np.exp(rng.normal(0, 0.15)))
+                    put(model, x + rng.normal(0, 0.15), z + model.size[2] / 2, go)
+                z += model.size[2] + rng.uniform(1.5, 9)
     return things, np.stack(motions), daylight(rng), camera
 
 
@@ -337,6 +349,42 @@ def vehicle(rng: Random, of: Library, ahead: int = 0) -> Model:
     model = Model(model.corners, model.uv, model.texture, model.tint * tint)
     back = ahead < 0 or (ahead == 0 and rng.random() < 0.5)
     return moved(model, turn(np.pi)) if back else model
+
+
+def lorry(rng: Random, of: Library, ahead: int = 1) -> Model:
+    """A cab, and behind it a box, a tank, or a bed with a load on wheels; along z, driving that way or the other."""
+    w, h, long, bed = rng.uniform([2.0, 1.5, 2.5, 0.6], [2.55, 3.0, 11, 1.3])
+    look = of.texture(rng, "plain", "paint", "rough", "stripes", "poster", "speckle", photos=0.2), shade(rng)
+    tile, paint, dark = float(rng.uniform(1, 5)), shade(rng), np.full(3, 0.12)
+    plain, pane = of.painted["plain"][0], of.painted["glass"][0]
+    load = int(rng.integers(3))
+    if load == 0:
+        parts = [moved(box((w, h, long), *look, tile), at(0, bed, 0))]
+    elif load == 1:
+        r = min(w, h) / 2
+        tank = turned(
+            [(0, long), (0.8 * r, long), (r, 0.96 * long), (r, 0.04 * long), (0.8 * r, 0), (0, 0)], *look, tile
+        )
+        parts = [moved(tank, at(0, bed + r, -long / 2) @ turn(-np.pi / 2, "x"))]
+    else:
+        size = (w * rng.uniform(0.6, 1), h * rng.uniform(0.15, 0.8), long * rng.uniform(0.4, 1))
+        parts = [moved(box(size, *look, tile), at(0, bed, 0))]
+    parts.append(moved(box((0.9 * w, 0.25, long), plain, dark), at(0, bed - 0.25, 0)))
+    deep, tall = rng.uniform(1.5, 2.3), rng.uniform(1.7, 2.8)
+    front = long / 2 + deep / 2 + rng.uniform(0.1, 0.6)
+    parts.append(moved(box((w, tall, deep), plain, paint), at(0, 0.4, front)))
+    parts.append(
+        moved(box((1.01 * w, 0.3 * tall, 0.7 * deep), pane, paint), at(0, 0.4 + 0.6 * tall, front + 0.2 * deep))
+    )
+    for z in (front, *np.linspace(-0.4 * long, -0.4 * long + 1.3 * (long > 5), 1 + (long > 5))):
+        for side in (-1, 1):
+            wheel = turned([(0, 0.3), (0.48, 0.3), (0.48, 0), (0, 0)], plain, dark, 1.0, 12)
+            parts.append(moved(wheel, at(side * (w / 2 - 0.16) + 0.15, 0.48, z) @ turn(np.pi / 2, "z")))
+    for side in (-1, 1):
+        lamp = box((0.25, 0.12, 0.02), plain, np.array([0.9, 0.08, 0.05]))
+        parts.append(moved(lamp, at(side * 0.4 * w, bed - 0.2, -long / 2 - 0.02)))
+    model = joined(parts)
+    return moved(model, turn(np.pi)) if ahead < 0 else model
 
 
 def bush(rng: Random, of: Library) -> Model:

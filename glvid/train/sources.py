@@ -6,7 +6,6 @@ resumed run draws what it would have drawn, and processes that share a batch dra
 
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,11 +16,12 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from glvid import formats, weights
 from glvid.data import frames
 from glvid.data.frames import Footage
-from glvid.data.pool import Batch, Pool, collate, draw, drawn, jittered, mirrored, window
+from glvid.data.pool import Batch, Pool, collate, draw, drawn, jittered, mirrored, told, window
 from glvid.errors import InputError, UsageError
 from glvid.formats import cannot_write
 from glvid.lessons import GUESS, taught
@@ -39,6 +39,7 @@ TAUGHT = {"depth", "camera"}
 CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 COLLAGES, UNTOLD = 0.6, 0.25  # shares in stage `flow`: of batches of collages, and of those without a first guess
 HALVED = 0.4  # of those matched at half the size, as large pictures are: the blend alone sees them whole
+SHADOWS = 0.25  # share of pairs in stages `depth` and `camera` that get shadows
 SOFT = 0.5  # of collages made smaller and enlarged: films are softer than photos
 PAIRS = 0.5  # share of batches from pairs with flow in stage `flow`, where there are some
 ROW = 2_000_000  # bytes of a rendered pair at 384x224
@@ -117,6 +118,7 @@ def drawing(
 ) -> Callable[[int, range, int], Draw]:
     """A function (step, samples of the batch, pairs of the pool to draw from) -> what the stage learns from."""
     sizes, odds = shapes(options.size), np.array([0.4, 0.3, 0.15, 0.15])
+    often = told(lessons) if lessons else None
 
     def one(step: int, samples: range, upto: int) -> Draw:
         rng, own = generators(options, step, samples)
@@ -124,14 +126,14 @@ def drawing(
         if stage == "joint" and dice >= REPLAY:
             return _windows(footing, rng, [own[k - samples.start] for k in samples if k % WINDOW == 0])
         if stage in TAUGHT and lessons and dice < LESSONS:
-            return Draw("lesson", camera, batch=drawn(lessons, own, target))
+            return Draw("lesson", camera, batch=drawn(lessons, own, target, often, SHADOWS))
         if stage == "flow":
             batch, guessed = flow_batch(options, pool, pairs, own, dice, target, upto), rng.random() > UNTOLD
             batch = guess(batch) if guessed else batch
             less = tuple(max(32, 32 * round(side / 64)) for side in target)
             return Draw("flow", batch=replace(batch, inner=less) if rng.random() < HALVED else batch)
         kind = stage if stage != "joint" else ("depth" if dice < 0.7 * REPLAY else "flow")
-        batch = draw(pool, own, upto, target)
+        batch = draw(pool, own, upto, target, 0.0 if kind == "flow" else SHADOWS)
         return Draw(kind, camera, guess(batch) if kind == "flow" else batch)
 
     return one
@@ -222,23 +224,30 @@ def _windows(footing: Footing, rng: np.random.Generator, own: list[np.random.Gen
     return Draw("joint", windows=images, clips=torch.tensor(found.clips), cameras=found.cameras)
 
 
-def ahead(draw: Callable[[int], Draw], first: int, last: int, threads: int | None = None) -> Iterator[tuple[int, Draw]]:
-    """(step, its batch) for first..last-1; the next ones are drawn in `threads` while one is learned from.
+def ahead(draw: Callable[[int], Draw], first: int, last: int, workers: int | None = None) -> Iterator[tuple[int, Draw]]:
+    """(step, its batch) for first..last-1; the next ones are drawn by other processes while one is learned from.
 
-    On few cores (None: on fewer than four) nothing is drawn ahead: learning uses them all, and waits for Python's lock
-    longer than drawing would take (depth at 384x224 on two cores: 0.15 s a step instead of 0.05).
+    On few cores (None: on fewer than four) nothing is drawn ahead: learning uses them all.
     """
-    threads = CORES // 4 if threads is None else threads
-    if not threads:
-        yield from ((step, draw(step)) for step in range(first, last))
-        return
-    with ThreadPoolExecutor(threads, "glvid-draw") as workers:
-        coming = deque(workers.submit(draw, step) for step in range(first, min(first + threads, last)))
-        for step in range(first, last):
-            found = coming.popleft().result()
-            if step + threads < last:
-                coming.append(workers.submit(draw, step + threads))
-            yield step, found
+    workers = CORES // 4 if workers is None else workers
+    more = {"multiprocessing_context": "fork", "worker_init_fn": alone, "prefetch_factor": 4} if workers else {}
+    loader = DataLoader(Drawing(draw), None, sampler=range(first, last), num_workers=workers, **more)
+    yield from zip(range(first, last), loader, strict=True)
+
+
+@dataclass(frozen=True)
+class Drawing(Dataset):
+    """Batches by the number of their step."""
+
+    draw: Callable[[int], Draw]
+
+    def __getitem__(self, step: int) -> Draw:
+        return self.draw(step)
+
+
+def alone(worker: int) -> None:
+    """A drawing process keeps to one core; OpenCV's threads do not survive a fork."""
+    cv2.setNumThreads(0)
 
 
 # --- what there is to draw from ---------------------------------------------------------------------------------------
