@@ -27,6 +27,18 @@ from glvid.networks import KINDS
 LICENCE = "Apache-2.0"
 ABSENT = {"flow": {"blend": 0}}  # what files that do not speak of it lack
 DEFAULTS = {"depth": "depth-small", "flow": "flow-small", "camera": "camera-small"}
+BASE, FREE = "depth-base", "-free"  # the depth network of GPUs; how the names of networks free for any use end
+
+
+def together(depth: str | None, device: str) -> dict[str, str]:
+    """Names of the shipped networks to use, by kind: `depth` as asked for, or what suits the device, and its company.
+
+    `depth-free` brings the free camera network, so that nothing of other terms has a part in the result (flow-small is
+    free for any use).
+    """
+    if depth is None:
+        return DEFAULTS | ({"depth": BASE} if device.startswith("cuda") and BASE in index() else {})
+    return DEFAULTS | {"depth": depth} | ({"camera": "camera" + FREE} if depth == "depth" + FREE else {})
 
 
 def folder() -> Path:

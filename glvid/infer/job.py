@@ -151,15 +151,16 @@ def fixed(job: Job) -> bool:
 
 def load_networks(options: InferOptions, device: str, precision: str) -> Networks:
     """Depth, camera and, if asked for, flow network."""
-    if options.depth_model and hub.named(options.depth_model):
-        depth, depth_facts = hub.load(options.depth_model, device)
+    names = weights.together(options.depth_model, device)
+    if hub.named(names["depth"]):
+        depth, depth_facts = hub.load(names["depth"], device)
     else:
-        depth, depth_facts = weights.load(options.depth_model or "depth-small", "depth", device)
-    camera, camera_facts = weights.load("camera-small", "camera", device)
+        depth, depth_facts = weights.load(names["depth"], "depth", device)
+    camera, camera_facts = weights.load(names["camera"], "camera", device)
     facts = {"depth": depth_facts, "camera": camera_facts}
     flow = dis_flow if options.refine == "none" else fine_dis_flow
     if options.flow == "net":
-        net, facts["flow"] = weights.load("flow-small", "flow", device)
+        net, facts["flow"] = weights.load(names["flow"], "flow", device)
         flow = net_flow(net, device)
     if precision == "bf16":
         depth, camera = depth.to(memory_format=torch.channels_last), camera.to(memory_format=torch.channels_last)

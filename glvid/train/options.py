@@ -35,6 +35,7 @@ class Options:
     held: int = 32  # rendered pairs for validation
     every: float = 240.0  # seconds between checkpoints
     render: bool = True  # keep rendering while training
+    camera: float = 0.34  # share of the steps of stage depth that train the camera too; it has less to learn
     objective: str = "glvid"  # loss weights of stage joint: glvid or paper
     device: str = "auto"
     precision: str = "auto"
@@ -70,6 +71,8 @@ def checked(options: Options) -> Options:
             raise UsageError(f"--{name} {getattr(options, name)}: must be at least {least}")
     if not options.rate > 0:
         raise UsageError(f"--rate {options.rate}: must be above 0")
+    if not 0 <= options.camera <= 1:
+        raise UsageError(f"--camera {options.camera}: is a share, 0 to 1")
     for name, known in CHOICES.items():
         if getattr(options, name) not in known:
             raise UsageError(f"--{name} {getattr(options, name)}: choose {' or '.join(known)}")

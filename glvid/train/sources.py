@@ -36,7 +36,6 @@ WINDOW = 4  # pairs that one window of three frames costs as much as
 REPLAY = 0.5  # share of rendered batches in stage `joint`
 LESSONS = 0.5  # share of batches from real clips in the stages TAUGHT by them, where there are some
 TAUGHT = {"depth", "camera"}
-CAMERA_SHARE = 0.34  # of the steps of stage `depth` that train the camera too; it has far less to learn
 COLLAGES, UNTOLD = 0.6, 0.25  # shares in stage `flow`: of batches of collages, and of those without a first guess
 HALVED = 0.4  # of those matched at half the size, as large pictures are: the blend alone sees them whole
 SHADOWS = 0.25  # share of pairs in stages `depth` and `camera` that get shadows
@@ -122,7 +121,7 @@ def drawing(
 
     def one(step: int, samples: range, upto: int) -> Draw:
         rng, own = generators(options, step, samples)
-        target, dice, camera = sizes[rng.choice(len(sizes), p=odds)], rng.random(), bool(rng.random() < CAMERA_SHARE)
+        target, dice, camera = sizes[rng.choice(len(sizes), p=odds)], rng.random(), bool(rng.random() < options.camera)
         if stage == "joint" and dice >= REPLAY:
             return _windows(footing, rng, [own[k - samples.start] for k in samples if k % WINDOW == 0])
         if stage in TAUGHT and lessons and dice < LESSONS:
