@@ -1,9 +1,13 @@
-"""What the cards in models/ show: `python tests/cards.py sheet|calibration|curves|scores`; names pick weights.
+"""What the cards in models/ show: `python tests/cards.py sheet|calibration|curves|raw|focal|scores`; names pick
+weights.
 
 sheet        raw depth of a middle frame of every clip of ../shared/data/wild and driving -> models/NAME.jpg
 calibration  what depth and flow networks say of their own error against what it is, on held rendered worlds
              (seeds from 800,000) and, flow, on the pairs of ../shared/data/flow -> models/NAME-calibration.png
 curves       models/NAME-validation.jsonl, the lines that training left of that run -> models/NAME-curves.png
+raw          raw depth of clips of ../shared/data that have truth: Abs Rel after each picture's median scale, and how
+             far those scales are spread (standard deviation of their logs)
+focal        focal length by the camera network alone, % off, on clips of ../shared/data with known cameras
 scores       `glvid eval --refine none` on the clips of ../shared/data that have truth
 One JSON line per measurement on stdout.
 """
@@ -25,11 +29,13 @@ from glvid import formats, weights
 from glvid.colors import color_range, depth_colors
 from glvid.data.layouts import survey
 from glvid.errors import ModelError
-from glvid.predict import as_tensor, first_guess, full_dis_flow, predict_depth, working_size
+from glvid.evaluate.metrics import garg_crop
+from glvid.evaluate.truth import measured_depth
+from glvid.predict import as_tensor, first_guess, full_dis_flow, predict_camera, predict_depth, working_size
 from glvid.synthetic import scene
 from glvid.train.sources import HELD_SEED
 from glvid.train.supervised import CAP, middle
-from glvid.types import Frame
+from glvid.types import Frame, Recording
 from glvid.video import frames, probe
 from glvid.warp import resize, resize_flow
 
@@ -195,6 +201,56 @@ def curves(names: list[str]) -> None:
         say(curves=name, last=lines[-1])
 
 
+def pictures(recording: Recording, every: int = 1) -> np.ndarray:
+    """Pictures of a recording at the size networks look at, (N, h, w, 3)."""
+    found = [cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1] for path in recording.pictures[::every]]
+    size = working_size((found[0].shape[1], found[0].shape[0]))
+    return np.stack([cv2.resize(x, size, interpolation=cv2.INTER_AREA) for x in found])
+
+
+def raw(names: list[str]) -> None:
+    """Depth of the network alone against truth, picture by picture."""
+    for name in names or [weights.DEFAULTS["depth"]]:
+        net = weights.load(name, "depth")[0]
+        for recording in survey([DATA / "driving" / "kitti_raw_0052_a", DATA / "rgbd"]).recordings:
+            if not any(recording.depth):
+                continue
+            every = 1 if len(recording.pictures) < 30 else 4
+            driving, scales, off = "kitti" in recording.kind.lower(), [], []
+            for k, said in enumerate(predict_depth(net, pictures(recording, every))):
+                true = measured_depth(recording, every * k)
+                if true is None:
+                    continue
+                known = (true > 1e-3) & (true < (80 if driving else 10))
+                if driving:
+                    known &= garg_crop(true.shape)
+                said = cv2.resize(np.asarray(said), true.shape[::-1])[known]
+                scale = float(np.median(true[known]) / np.median(said))
+                scales.append(np.log(scale))
+                off.append(float((np.abs(said * scale - true[known]) / true[known]).mean()))
+            spread = float(np.std(scales))
+            say(weights=name, clip=recording.name, pictures=len(off), abs_rel=float(np.mean(off)), scale_spread=spread)
+
+
+def focal(names: list[str]) -> None:
+    """Focal length by the camera network, on its own and weighed against what is usual, in % of the true one."""
+    where = ("driving/kitti_raw_0052_a", "driving/kitti_odom_07_a", "rgbd")
+    for name in names or [weights.DEFAULTS["camera"]]:
+        net, off = weights.load(name, "camera")[0], []
+        for recording in survey([DATA / x for x in where]).recordings:
+            w, h = recording.camera.size
+            true, images = float(recording.camera.focal[0]) / w, pictures(recording)
+            first = np.unique(np.linspace(0, len(images) - 2, 12).astype(int))
+            a, b = images[first], images[first + 1]
+            with torch.inference_mode():
+                said = net(as_tensor(a), as_tensor(b))[2].focal[:, 0].log().median().exp() / a.shape[2]
+            weighed = predict_camera(net, a, b, (w, h)).focal[0] / a.shape[2]
+            off.append([100 * (float(x) / true - 1) for x in (said, weighed)])
+            say(weights=name, clip=recording.name, alone=off[-1][0], weighed=off[-1][1])
+        alone, weighed = np.median(np.abs(off), axis=0)
+        say(weights=name, clips=len(off), median_alone=float(alone), median_weighed=float(weighed))
+
+
 def scores(names: list[str]) -> None:
     """Every protocol of a network's kind, measured anew."""
     for name in names or [weights.DEFAULTS["depth"], weights.DEFAULTS["flow"]]:
@@ -220,7 +276,7 @@ def card_of(name: str, ending: str) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {"sheet": sheet, "calibration": calibration, "scores": scores, "curves": curves}
+    what = {"sheet": sheet, "calibration": calibration, "scores": scores, "curves": curves, "raw": raw, "focal": focal}
     parser.add_argument("what", choices=what)
     parser.add_argument("names", nargs="*")
     given = parser.parse_args()

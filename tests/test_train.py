@@ -21,18 +21,19 @@ from test_frames import clip_of, film
 
 from glvid import train, weights
 from glvid.cli import command
-from glvid.data.pool import Batch, Pool, augmented, collate, draw, fill, mirrored, row_type, whole
+from glvid.data.pool import Batch, Pool, augmented, collate, draw, fill, mirrored, row_type, shadowed, told, whole
 from glvid.errors import GlvidError, ModelError, OutputError, UsageError
 from glvid.geometry import rigid_flow
 from glvid.losses import PAPER, LossWeights
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.flow import Matched
-from glvid.networks.lite import ROWS, Lite
+from glvid.networks.lite import Lite
+from glvid.networks.lite import rows as rows_of
 from glvid.synthetic.collage import photos
 from glvid.train import Options, loop, sources, state, supervised
 from glvid.train import options as telling
 from glvid.train.joint import OBJECTIVES, Lenses, astray, joint_stage, predicted, unlikeness
-from glvid.train.pretrained import pretrained
+from glvid.train.pretrained import BASE, pretrained
 from glvid.types import Intrinsics, Outputs
 from glvid.warp import warp
 
@@ -674,6 +675,13 @@ def test_networks_can_start_from_an_encoder_that_has_seen_photos(tmp_path):
     torch.save(their, tmp_path / "lite.pth")
     files = pretrained(tmp_path / "lite.pth", tmp_path / "start")
     assert [file.name for file in files] == [f"{kind}-small.safetensors" for kind in ("depth", "camera", "flow")]
+    shipped, begun = (
+        weights.load(x, "camera")[0] for x in ("camera-small", tmp_path / "start/camera-small.safetensors")
+    )
+    assert torch.equal(shipped.mix.weight, begun.mix.weight) and torch.equal(
+        shipped.motion[0].bias, begun.motion[0].bias
+    )
+    assert not torch.equal(shipped.lens[0].weight, begun.lens[0].weight)  # it reads another encoder
     for kind in ("depth", "camera"):
         begun = sources.first_network(kind, tmp_path / "start")
         for name, value in net.state_dict().items():
@@ -684,13 +692,27 @@ def test_networks_can_start_from_an_encoder_that_has_seen_photos(tmp_path):
     weights.save(trained, tmp_path / "start" / "depth-small.safetensors", {"trained": {"steps": 10}})
     assert sources.teachers(tmp_path / "start") == tmp_path / "start"
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(ModelError, match="no EfficientNet-Lite0"):
+    with pytest.raises(ModelError, match="no EfficientNet-Lite of"):
         pretrained(tmp_path / "other.pth", tmp_path / "no")
 
 
-def lite_names(state: dict[str, torch.Tensor]):
+def test_a_larger_encoder_makes_a_start_for_the_base_network(tmp_path):
+    net = Lite(2)
+    torch.save(dict(lite_names(net.state_dict(), 2)), tmp_path / "lite.pth")
+    pretrained(tmp_path / "lite.pth", tmp_path / "start")
+    begun = sources.first_network("depth", tmp_path / "start")
+    assert begun.config.grade == 2 and begun.config.channels == BASE
+    assert torch.allclose(begun.encoder.rows[3][1].widen.conv.weight, net.rows[3][1].widen.conv.weight, atol=2e-3)
+    camera, shipped = (
+        weights.load(x, "camera")[0] for x in (tmp_path / "start/camera-small.safetensors", "camera-small")
+    )
+    assert all(torch.equal(x, camera.state_dict()[name]) for name, x in shipped.state_dict().items())
+
+
+def lite_names(state: dict[str, torch.Tensor], grade: int = 0):
     """Our names and constants of `Lite` as the package's, with batch norms that do nothing else."""
-    number = {(k, j): n for n, (k, j) in enumerate((k, j) for k, row in enumerate(ROWS) for j in range(row.repeats))}
+    blocks = ((k, j) for k, row in enumerate(rows_of(grade)) for j in range(row.repeats))
+    number = {block: n for n, block in enumerate(blocks)}
     for name, value in state.items():
         *where, what = name.removesuffix(".weight").rsplit(".", 1)
         part = where[0].split(".")
@@ -738,6 +760,7 @@ def test_shapes_are_multiples_of_32():
         ({"rate": 0.0}, "--rate 0.0: must be above 0"),
         ({"kind": "submarine"}, "--kind submarine: no kind of rendered world; choose handheld, driving"),
         ({"seed": -1}, "--seed -1"),
+        ({"camera": 1.5}, "--camera 1.5: is a share"),
         ({"seed": 700_000}, "below 500000"),
         ({"precision": "fp64"}, "bf16 or fp32"),
         ({"textures": Path("nowhere")}, "no folder of photos"),
@@ -856,9 +879,35 @@ def test_clips_that_teach_nothing_are_left_out(tmp_path, monkeypatch):
     assert (tmp_path / "clips.txt").read_text().splitlines() == ["learn a", "learn b", "learn c", "check d"]
 
 
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_batches_come_in_order_however_many_threads_draw(threads):
-    assert list(sources.ahead(lambda step: 10 * step, 3, 9, threads)) == [(k, 10 * k) for k in range(3, 9)]
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_come_in_order_however_many_processes_draw(workers):
+    def draw(step):
+        return sources.Draw("depth", batch=scene_batch(2), clips=torch.tensor([step, os.getpid()]))
+
+    found = list(sources.ahead(draw, 3, 9, workers))
+    assert [step for step, _ in found] == [int(x.clips[0]) for _, x in found] == list(range(3, 9))
+    assert torch.equal(found[0][1].batch.a, scene_batch(2).a)
+    who = {int(x.clips[1]) for _, x in found}
+    assert who == {os.getpid()} if workers == 0 else len(who) == workers and os.getpid() not in who
+
+
+def test_shadows_darken_both_pictures_alike_and_move_with_what_is_seen():
+    grey = np.full((64, 96, 3), 200, np.uint8)
+    for seed in range(8):
+        a, b = shadowed(np.random.default_rng(seed), grey, grey, np.array([5.0, 3.0]))
+        assert a.max() <= 200 and a.min() < 190, seed
+        assert np.array_equal(a[:-3, :-5], b[3:, 5:]), seed
+        assert (a[..., 2].astype(int) - a[..., 0] >= -1).all()  # bluer, not redder
+    item = augmented(np.random.default_rng(1), slanted_pair(1), (64, 64), shadows=1.0)
+    plain = augmented(np.random.default_rng(1), slanted_pair(1), (64, 64))
+    assert np.array_equal(item["depth"], plain["depth"]) and not np.array_equal(item["a"], plain["a"])
+
+
+def test_clips_of_which_hardly_anything_is_sure_are_drawn_less_often():
+    sure, half, hardly = (np.zeros(5, row_type((32, 32))) for _ in range(3))
+    sure["sure"], half["sure"], hardly["sure"] = 255, 128, 8
+    odds = told([sure, half, hardly])
+    assert odds.sum() == pytest.approx(1) and odds[0] == odds[1] > 8 * odds[2] > 0
 
 
 def test_what_is_said_of_errors_is_best_at_the_expected_error():

@@ -58,6 +58,17 @@ def test_a_missing_and_an_unknown_name():
         weights.load("depth-giant", "depth")
 
 
+def test_networks_that_go_together(monkeypatch):
+    free = weights.together("depth-free", "cpu")
+    assert {weights.index()[name]["licence"].split(" (")[0] for name in free.values()} == {"free for any use"}
+    assert weights.together(None, "cpu") == weights.DEFAULTS
+    monkeypatch.setattr(weights, "index", lambda: {"depth-base": {}})
+    assert weights.together(None, "cuda:1") == weights.DEFAULTS | {"depth": "depth-base"}
+    assert weights.together("depth-small", "cuda") == weights.DEFAULTS
+    monkeypatch.setattr(weights, "index", dict)
+    assert weights.together(None, "cuda") == weights.DEFAULTS  # where it is not installed
+
+
 def test_the_wrong_kind(tmp_path):
     weights.save(CameraNet(), tmp_path / "c.safetensors")
     with pytest.raises(ModelError, match="holds a camera network where a depth network is needed"):
