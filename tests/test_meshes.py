@@ -181,7 +181,7 @@ def test_rooms_are_closed_and_streets_have_a_sky(furnished):
 
 
 def test_traffic_queues_before_the_camera(furnished, monkeypatch):
-    """In the lanes of the road, on the ground, none in another; some lorries among them; without a queue, hardly any."""
+    """Long things stand in the camera's lane, and hardly any where there is no queue."""
     of, number = props.library(furnished), {}
     for share in (1.0, 0.0):
         monkeypatch.setattr(sets, "QUEUES", share)

@@ -1,5 +1,6 @@
 """Shapes, ranges and gradients of the three networks; the pieces that have an answer known by hand."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from glvid.geometry import pixel_grid
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
-from glvid.networks.flow import Blend, convex_upsample, inner_size
+from glvid.networks.flow import Blend, calibrated, convex_upsample, inner_size
 from glvid.networks.lite import ROWS, Lite, channels, converted, rows
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
@@ -243,3 +244,18 @@ def test_a_depth_network_says_how_far_off_it_may_be():
     moved = torch.cat([net.estimate(x + 0.3 * torch.rand_like(x))[1] for _ in range(4)])
     assert moved.std() > 0  # it depends on the picture
     assert DepthNet(SMALL).estimate(x)[1] is None
+
+
+def test_what_flow_says_of_its_error_can_be_calibrated():
+    """A share of it less some px, never below the least; nothing changes where it was not fitted."""
+    said = torch.tensor([1.0, 2.0, 9.0]).log().view(1, 1, 1, 3)
+    assert calibrated(said, (1.0, 0.0)) is said
+    assert torch.allclose(calibrated(said, (0.5, 1.0)).exp().flatten(), torch.tensor([math.exp(-5), 0.5, 4.0]))
+    torch.manual_seed(0)
+    plain, fitted = FlowNet(), FlowNet(FlowConfig(calibration=(0.5, 0.2)))
+    fitted.load_state_dict(plain.state_dict())
+    a, b = images(1), images(1)
+    with torch.no_grad():
+        one, two = plain(a, b), fitted(a, b)
+    assert torch.equal(one.flow, two.flow)
+    assert torch.allclose(two.log_spread.exp(), 0.5 * (one.log_spread.exp() - 0.2), rtol=1e-4)

@@ -26,6 +26,7 @@ class FlowConfig:
     matched: int = 32
     hidden: int = 96
     radius: int = 3
+    calibration: tuple[float, float] = (1.0, 0.0)  # share, px: of what it says of its error, less so many px, is true
     blend: int = 32  # channels of what chooses, pixel by pixel, between what was found and the first guess; 0: nothing
 
 
@@ -33,6 +34,17 @@ def inner_size(size: tuple[int, int]) -> tuple[int, int]:
     """Size (w, h) at which pictures of `size` are matched: no longer than LONGEST, multiples of 32."""
     scale = min(1.0, LONGEST / max(size))
     return tuple(max(32, 32 * round(side * scale / 32)) for side in size)
+
+
+def calibrated(log_spread: Float[Tensor, "B 1 H W"], calibration: tuple[float, float]) -> Float[Tensor, "B 1 H W"]:
+    """Log of the expected error from what training says of it, no less than the least of SPREADS.
+
+    Training counts hidden pixels, and sees too few that are right to a tenth of a pixel to say so.
+    """
+    if calibration == (1.0, 0.0):
+        return log_spread
+    share, less = calibration
+    return (share * (log_spread.exp() - less)).clamp_min(math.exp(SPREADS[0])).log()
 
 
 class Matched(NamedTuple):
@@ -143,6 +155,7 @@ class FlowNet(nn.Module):
             found, hidden = self.found(*less)
             spread = resize(found.log_spread, size) + math.log(size[0] / inner[0])
             found = Matched([resize_flow(found.flow, size), *found.flows[1:]], spread)
+        found = found._replace(log_spread=calibrated(found.log_spread, self.config.calibration))
         if self.blend is None or start is None:
             return found
         return found._replace(flows=[self.blend(a, b, start, found.flow, hidden), *found.flows])
