@@ -1,7 +1,8 @@
 """Quality, measured: `python tests/quality.py scenes`, `referee`, `consistency` or `clips`; names pick some.
 
 scenes       six procedural worlds with exact truth, never used in training; all refinement modes, or those named
-referee      KITTI drive 0052 and 7-Scenes kitchen b by ../shared/check/referee.py, without and with refinement
+referee      KITTI drive 0052, 7-Scenes kitchen b and TUM fr3 cabinet by ../shared/check/referee.py, without and with
+             refinement; names are depth networks
 consistency  the demo and real clips: do depth, camera, path, flow and mask agree? (--refine output)
 clips        infer on every clip of ../shared/data/wild and driving: exit code and run folder
 Run folders go to .runs/quality/. One JSON line per measurement on stdout.
@@ -148,16 +149,21 @@ def scenes(names: list[str]) -> None:
 
 
 def with_referee(names: list[str]) -> None:
-    for mode in ("none", "params", "output"):
-        folder = RUNS / f"kitti_0052_{mode}"
-        code, seconds = infer(KITTI / "image_02/data", folder, "--refine", mode)
-        scores = referee("kitti", folder, "--fx", "721.5377", "--depth", KITTI / "proj_depth/groundtruth/image_02")
-        say(clip="kitti_raw_0052_a", refine=mode, code=code, seconds=seconds, **scores)
-    for mode in ("none", "output"):
-        folder = RUNS / f"kitchen_b_{mode}"
-        code, seconds = infer(DATA / "rgbd/7scenes_kitchen_b/rgb", folder, "--refine", mode)
-        scores = referee("rgbd", folder, "--seq", DATA / "rgbd/7scenes_kitchen_b")
-        say(clip="7scenes_kitchen_b", refine=mode, code=code, seconds=seconds, **scores)
+    """Clips with truth, by the referee; `names` are depth networks."""
+    rgbd = (("7scenes_kitchen_b", ("none", "output")), ("tum_fr3_cabinet_keyframes", ("none",)))
+    for network in names or ["depth-small"]:
+        chosen, tag = ("--depth-model", network), Path(network).stem
+        for mode in ("none", "params", "output"):
+            folder = RUNS / f"{tag}_kitti_0052_{mode}"
+            code, seconds = infer(KITTI / "image_02/data", folder, "--refine", mode, *chosen)
+            scores = referee("kitti", folder, "--fx", "721.5377", "--depth", KITTI / "proj_depth/groundtruth/image_02")
+            say(network=tag, clip="kitti_raw_0052_a", refine=mode, code=code, seconds=seconds, **scores)
+        for name, modes in rgbd:
+            for mode in modes:
+                folder, sequence = RUNS / f"{tag}_{name}_{mode}", DATA / "rgbd" / name
+                code, seconds = infer(sequence / "rgb", folder, "--refine", mode, *chosen)
+                scores = referee("rgbd", folder, "--seq", sequence)
+                say(network=tag, clip=name, refine=mode, code=code, seconds=seconds, **scores)
 
 
 def consistency(names: list[str]) -> None:

@@ -25,7 +25,7 @@ from glvid.data.pool import Batch, Pool, collate, draw, drawn, jittered, mirrore
 from glvid.errors import InputError, UsageError
 from glvid.formats import cannot_write
 from glvid.lessons import GUESS, taught
-from glvid.networks import KINDS
+from glvid.networks import KINDS, DepthConfig
 from glvid.predict import as_tensor, first_guess, predict_camera, working_size
 from glvid.results import check_space
 from glvid.synthetic.collage import Photo, collage, photos
@@ -45,6 +45,7 @@ ROW = 2_000_000  # bytes of a rendered pair at 384x224
 CHECKPOINTS = 100_000_000  # bytes of checkpoints and weights, at most
 LESSON = 100_000_000  # bytes that the lessons of a recording take, at most
 CORES = os.cpu_count() or 1
+UNTRAINED = {"depth": DepthConfig(spread=True)}  # what `--init none` begins with, where it is not the usual
 LEAST_SURE = 0.03  # share of depth that flow must determine in a clip
 TRAIN_SEED, HELD_SEED = 100_000, 800_000  # worlds trained on, worlds watched; those from 900,000 are for evaluation
 
@@ -346,7 +347,7 @@ def first_network(kind: str, init: str | Path) -> nn.Module:
     Raises ModelError where there is none.
     """
     if init == "none":
-        return KINDS[kind][0]().train()
+        return KINDS[kind][0](UNTRAINED.get(kind)).train()
     name, path = weights.DEFAULTS[kind], Path(init)
     source = name if init == "shipped" else path if path.is_file() else path / f"{name}.safetensors"
     return weights.load(source, kind)[0].train()
