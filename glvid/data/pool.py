@@ -20,7 +20,7 @@ from glvid.types import Intrinsics
 
 Random = np.random.Generator
 NICE = 19  # niceness of rendering beside training: what training leaves over where cores are scarce
-TOGETHER = 2  # samples of a batch from one clip
+TOGETHER = 4  # samples of a batch from one clip
 ENOUGH = 0.3  # share of sure depth from which on a clip is drawn as often as any
 SKY = 900.0  # m; what is farther has been rendered as sky
 

@@ -131,7 +131,7 @@ def flow_loss(flows: list[Tensor], truth: Tensor, known: Tensor) -> Tensor:
     return loss
 
 
-DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.3, "agree": 0.6, "spread": SPREAD}
+DEPTH_WEIGHTS = {"value": 0.5, "relative": 0.5, "slope": 0.5, "scale": 0.1, "agree": 0.3, "spread": SPREAD}
 CAMERA_WEIGHTS = {"motion": 0.05, "pose": 0.05, "match": 0.05, "focal": 0.05, "center": 0.05}
 
 
