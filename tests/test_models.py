@@ -5,19 +5,20 @@ import torch
 
 from glvid import weights
 
-NAMES = sorted(weights.DEFAULTS.values())
+NAMES = sorted(weights.index())
 
 
 def test_index_and_folder_agree():
     files = {p.stem: p.name for p in weights.folder().glob("*.safetensors")}
     assert {name: entry["file"] for name, entry in weights.index().items()} == files
-    assert set(NAMES) <= set(files)
+    assert {*weights.DEFAULTS.values(), weights.BASE, "depth-free", "camera-free"} <= set(files)
 
 
-@pytest.mark.parametrize("kind", list(weights.DEFAULTS))
-def test_default_weights_load_and_answer(kind):
-    net, info = weights.load(weights.DEFAULTS[kind], kind)
-    entry = weights.index()[weights.DEFAULTS[kind]]
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights_load_and_answer(name):
+    entry = weights.index()[name]
+    kind = entry["kind"]
+    net, info = weights.load(name, kind)
     assert info["sha256"] == entry["sha256"] and info["licence"] == entry["licence"] != ""
     assert info["trained"]["steps"] > 0
     image = torch.rand(1, 3, 64, 96)
@@ -34,5 +35,7 @@ def test_every_model_has_a_card_with_licence_and_checksum_of_its_data(name):
         assert word in card, word
 
 
-def test_models_stay_small_enough_for_a_wheel():
-    assert sum(p.stat().st_size for p in weights.folder().glob("*.safetensors")) < 25e6
+def test_models_stay_small():
+    """Together below 80 MB, each below 16 MiB."""
+    sizes = [p.stat().st_size for p in weights.folder().glob("*.safetensors")]
+    assert sum(sizes) < 80e6 and max(sizes) < 16 * 2**20

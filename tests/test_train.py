@@ -212,14 +212,17 @@ def test_two_processes_learn_as_one(out, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    pair = [started(out, "steps=4, batch=4", RANK=str(k), LOCAL_RANK=str(k), **place) for k in range(2)]
+    pair = [
+        started(out, "steps=4, batch=4, precision='fp32'", RANK=str(k), LOCAL_RANK=str(k), **place) for k in range(2)
+    ]
     said = [process.communicate(timeout=120)[1].decode() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert ["told:" in words for words in said] == [True, False]  # one speaks for both
     (out / "pool").rename(other / "pool")
-    train.train(options(other, steps=4, batch=4))
+    train.train(options(other, steps=4, batch=4, precision="fp32"))
     for one, two in zip(losses(other), losses(out), strict=True):
-        assert one[:2] == two[:2] and one[2] == pytest.approx(two[2], abs=2e-5)
+        near = 2e-5 if one[1] < 2 else 5e-4  # at first Adam makes as much of rounding as of gradients that are as small
+        assert one[:2] == two[:2] and one[2] == pytest.approx(two[2], abs=near)
 
 
 def test_the_configuration_that_is_shipped_is_valid():
@@ -614,7 +617,7 @@ def test_pictures_of_one_clip_are_asked_for_one_scale():
     off = torch.tensor([1.0, 1.4, 1.0, 1.0])[:, None, None, None]
     said = (off * true).requires_grad_()
     found = supervised.disagreement(said, batch, zoom)
-    assert float(found.detach()) == pytest.approx(np.log(1.4) / 4, rel=1e-3)  # half of it, in one of two pairs
+    assert float(found.detach()) == pytest.approx(np.log(1.4) * 3 / 8, rel=1e-3)  # one of four
     found.backward()
     assert said.grad[1].sum() > 0 > said.grad[0].sum()
 
