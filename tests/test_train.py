@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -571,6 +571,22 @@ def test_mirroring_twice_changes_nothing():
         assert np.allclose(v, twice[k]), k
 
 
+def test_gradients_of_a_batch_are_the_mean_of_those_of_its_halves():
+    """So that processes may share it; of depth and of what is said of its error."""
+    net, batch, found = DepthNet(DepthConfig(spread=True)), scene_batch(4), []
+    for some in (slice(0, 4), slice(0, 2), slice(2, 4)):
+        lens = batch.intrinsics
+        part = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        part = {name: x[some] if torch.is_tensor(x) else x for name, x in part.items()}
+        part["intrinsics"] = Intrinsics(lens.focal[some], lens.center[some], lens.size)
+        net.zero_grad()
+        supervised.weighted(supervised.depth_parts(net, Batch(**part))).backward()
+        found.append({name: x.grad.clone() for name, x in net.named_parameters()})
+    whole, *halves = found
+    for name, x in whole.items():
+        assert torch.allclose(x, (halves[0][name] + halves[1][name]) / 2, rtol=1e-3, atol=2e-6), name
+
+
 def test_only_the_scale_part_of_the_depth_loss_pulls_on_the_scale():
     """Gradients by log depth add up to nothing over a picture, or training would drift to ever nearer depth."""
     g = torch.Generator().manual_seed(0)
@@ -681,10 +697,11 @@ def test_networks_can_start_from_an_encoder_that_has_seen_photos(tmp_path):
     shipped, begun = (
         weights.load(x, "camera")[0] for x in ("camera-small", tmp_path / "start/camera-small.safetensors")
     )
-    assert torch.equal(shipped.mix.weight, begun.mix.weight) and torch.equal(
-        shipped.motion[0].bias, begun.motion[0].bias
-    )
+    for part in ("mix.weight", "motion.0.bias"):
+        assert torch.equal(shipped.get_parameter(part), begun.get_parameter(part))
     assert not torch.equal(shipped.lens[0].weight, begun.lens[0].weight)  # it reads another encoder
+    licences = {weights.load(x, "camera")[1]["licence"] for x in ("camera-small", files[1])}
+    assert len(licences) == 1  # what is taken over keeps its terms
     for kind in ("depth", "camera"):
         begun = sources.first_network(kind, tmp_path / "start")
         for name, value in net.state_dict().items():

@@ -44,17 +44,19 @@ def pretrained(file: Path, folder: Path, seed: int = 0) -> list[Path]:
     channels = BASE if grade else DepthConfig().channels
     nets = {"depth": DepthNet(DepthConfig(channels, spread=True, lite=True, grade=grade))}
     nets["depth"].encoder.load_state_dict(state)
-    nets |= {kind: weights.load(weights.DEFAULTS[kind], kind)[0] for kind in ("camera", "flow")}
+    facts = {"depth": {"trained": {"encoder": f"{file.name}, sha256 {weights.sha256(file)}", "steps": 0}}}
+    for kind in ("camera", "flow"):
+        nets[kind], shipped = weights.load(weights.DEFAULTS[kind], kind)
+        facts[kind] = {"licence": shipped["licence"]}
     if grade == 0:
         matching = nets["camera"].state_dict()
         nets["camera"] = CameraNet(CameraConfig(lite=True))
         kept = {name: x for name, x in matching.items() if not name.startswith(ANEW)}
         nets["camera"].load_state_dict(nets["camera"].state_dict() | kept)
         nets["camera"].encoder.load_state_dict(state)
-    facts = {"trained": {"encoder": f"{file.name}, sha256 {weights.sha256(file)}", "steps": 0}}
     files = [folder / f"{weights.DEFAULTS[kind]}.safetensors" for kind in nets]
     for (kind, net), path in zip(nets.items(), files, strict=True):
-        weights.save(net, path, facts if kind == "depth" else None)
+        weights.save(net, path, facts[kind])
     return files
 
 
