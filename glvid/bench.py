@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from glvid import results, video
-from glvid.infer import InferOptions
+from glvid.inference import InferOptions
 from glvid.predict import working_size
 from glvid.refine import STEPS
 from glvid.types import Clip

@@ -21,7 +21,7 @@ from glvid.errors import GlvidError, MemoryExhausted, ModelError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from glvid.infer import InferOptions, Report
+    from glvid.inference import InferOptions, Report
 
 EVERYTHING = "depth,flow,mask,image"
 FINISHED_WITH_LOSSES = 7
@@ -138,7 +138,7 @@ def infer(
 def infer_one(source: Path, folder: Path, params: dict[str, Any]) -> dict[str, Any]:
     """One input of `infer`; returns run.json's content."""
     from glvid import bench, video
-    from glvid.infer import InferOptions, run
+    from glvid.inference import InferOptions, run
     from glvid.report import expectation
 
     names = InferOptions.__dataclass_fields__.keys() & params.keys()
@@ -282,7 +282,7 @@ def evaluate(
     """Score a run against truth, or a whole benchmark: kitti-eigen, kitti-improved, kitti-odometry, kitti-flow,
     sintel-flow, flow, tum, video-depth, consistency, intrinsics."""
     from glvid.evaluate import NAMES, benchmark, scored
-    from glvid.infer import InferOptions
+    from glvid.inference import InferOptions
     from glvid.results import open_run
 
     if target not in NAMES:
@@ -320,7 +320,7 @@ def probe(
     debug: Debug = False,
 ) -> int:
     """What `infer` would do to a file: its frames, sizes, time, disk and problems."""
-    from glvid.infer import InferOptions
+    from glvid.inference import InferOptions
     from glvid.report import described
 
     chosen = dict(refine=refine, steps=steps, keep=kinds(keep), start=start, end=end)
@@ -428,7 +428,7 @@ def console() -> "Console":
 @contextmanager
 def progress(quiet: bool) -> Iterator["Report"]:
     """What `infer` reports to: nothing, lines, or, on a terminal, a bar with the time left for every stage."""
-    from glvid.infer import Report
+    from glvid.inference import Report
 
     screen = console()
     if quiet:

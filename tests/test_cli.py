@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 import glvid
-from glvid import cli, infer
+from glvid import cli, inference
 from glvid.errors import InputError
 from glvid.video import write_video
 
@@ -45,7 +45,7 @@ def pretend(monkeypatch):
     """Puts `act(source, folder)` in the place of a run; it returns run.json's content."""
 
     def replace(act):
-        monkeypatch.setattr(infer, "run", lambda source, out, options, report: act(source, out))
+        monkeypatch.setattr(inference, "run", lambda source, out, options, report: act(source, out))
         monkeypatch.setattr(cli, "show_summary", lambda document, folder: None)
 
     return replace
@@ -94,7 +94,7 @@ def test_options_of_the_contract_exist(capsys):
 
 def test_defaults_are_those_of_the_library():
     told = inspect.signature(cli.infer).parameters
-    for name, field in infer.InferOptions.__dataclass_fields__.items():
+    for name, field in inference.InferOptions.__dataclass_fields__.items():
         default = told[name].default
         assert (cli.kinds(default) if name == "keep" else default) == field.default, name
 

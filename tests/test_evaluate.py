@@ -13,7 +13,7 @@ import torch
 from room import Room, room, write_run
 from test_layouts import kitti_raw, picture, text
 
-from glvid import evaluate, formats, infer, results, synth
+from glvid import evaluate, formats, inference, results, synth
 from glvid.cli import command
 from glvid.data.layouts import survey
 from glvid.data.splits import eigen_test, listed_frames, read_frames, training
@@ -22,7 +22,7 @@ from glvid.evaluate import protocols as P
 from glvid.evaluate import suite as B
 from glvid.evaluate.truth import judged, measured_depth, path_pair, scanned_depth
 from glvid.geometry import quaternion
-from glvid.infer import InferOptions
+from glvid.inference import InferOptions
 from glvid.types import FlowPair, Recording
 
 
@@ -166,7 +166,7 @@ def infer_tells_the_truth(monkeypatch, truth):
             made.append(source)
         return results.read_info(folder)
 
-    monkeypatch.setattr(infer, "run", run)
+    monkeypatch.setattr(inference, "run", run)
     return made
 
 

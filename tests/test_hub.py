@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from glvid.errors import ModelError
-from glvid.infer import InferOptions, run
+from glvid.inference import InferOptions, run
 from glvid.networks import hub
 from glvid.results import open_run
 from glvid.synthetic import SKY, scene

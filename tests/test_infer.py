@@ -12,13 +12,13 @@ import pytest
 import torch
 from run_folder import check
 
-from glvid import infer, refine, results, weights
+from glvid import inference, refine, results, weights
 from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
-from glvid.infer import clip as clip_module
-from glvid.infer.job import Decoded, Solved
-from glvid.infer.maps import Maps
-from glvid.infer.write import preview_range
+from glvid.inference import clip as clip_module
+from glvid.inference.job import Decoded, Solved
+from glvid.inference.maps import Maps
+from glvid.inference.write import preview_range
 from glvid.networks import CameraNet, DepthConfig, DepthNet
 from glvid.predict import Flows, chosen_precision, dis_flow, estimated
 from glvid.refine import Progress
@@ -27,7 +27,7 @@ from glvid.solve.starts import portion, thinned
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Solution
 
-OPTIONS = infer.InferOptions(steps=1)
+OPTIONS = inference.InferOptions(steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def clip(truth, tmp_path_factory):
 
 @pytest.mark.parametrize("mode", ["none", "params", "output", "both"])
 def test_run_folder_obeys_the_contract(clip, tmp_path, mode):
-    info = infer.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode))
+    info = inference.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode))
     check(tmp_path / "run")
     run = results.open_run(tmp_path / "run")
     assert len(run.rows) == 4 and info["status"] == "complete" and info["refine"]["mode"] == mode
@@ -78,7 +78,7 @@ def test_run_folder_obeys_the_contract(clip, tmp_path, mode):
 
 
 def test_stored_flow_leads_to_the_next_frame(clip, truth, tmp_path):
-    infer.run(clip, tmp_path / "run", OPTIONS)
+    inference.run(clip, tmp_path / "run", OPTIONS)
     run = results.open_run(tmp_path / "run")
     visible = truth.visible[0, 0].numpy() > 0
     error = np.linalg.norm(run.flow(run.rows[0]) - truth.flow[0].numpy(), axis=0)[visible]
@@ -87,7 +87,7 @@ def test_stored_flow_leads_to_the_next_frame(clip, truth, tmp_path):
 
 def test_given_camera_comes_back_as_given(clip, tmp_path):
     options = replace(OPTIONS, intrinsics="101.5,102.25,64.5,47", fix_intrinsics=True)
-    infer.run(clip, tmp_path / "run", options)
+    inference.run(clip, tmp_path / "run", options)
     camera = json.loads((tmp_path / "run" / "camera.json").read_text())
     said = [camera[f"source_{k}"] for k in ("fx", "fy", "cx", "cy")]
     assert said == [101.5, 102.25, 64.5, 47] and camera["source"] == "given" and camera["fx_sigma"] == 0
@@ -100,25 +100,25 @@ def test_user_masks_are_moving(clip, tmp_path):
     raw[:, :40] = 255
     for k in range(4):
         (masks / f"{k:02d}.png").write_bytes(cv2.imencode(".png", raw)[1].tobytes())
-    infer.run(clip, tmp_path / "run", replace(OPTIONS, masks=masks))
+    inference.run(clip, tmp_path / "run", replace(OPTIONS, masks=masks))
     run = results.open_run(tmp_path / "run")
     assert all(run.mask(row)[:, :36].min() > 0.9 for row in run.rows)
 
 
 def test_a_second_run_is_already_done(clip, tmp_path):
-    first = infer.run(clip, tmp_path / "run", OPTIONS)
+    first = inference.run(clip, tmp_path / "run", OPTIONS)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert infer.run(clip, tmp_path / "run", OPTIONS)["frames"] == first["frames"]
+    assert inference.run(clip, tmp_path / "run", OPTIONS)["frames"] == first["frames"]
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     with pytest.raises(UsageError, match="--overwrite"):
-        infer.run(clip, tmp_path / "run", replace(OPTIONS, max_size=64))
+        inference.run(clip, tmp_path / "run", replace(OPTIONS, max_size=64))
 
 
 def test_cut_begins_a_new_world(truth, tmp_path):
     other = torch.rand(3, 1, 6, 8, generator=torch.Generator().manual_seed(1)).repeat(1, 3, 1, 1)
     other = torch.nn.functional.interpolate(other, (96, 128), mode="nearest")
     clip = save(tmp_path / "cut", torch.cat([truth.images[:3], other[:1].repeat(2, 1, 1, 1)]))
-    infer.run(clip, tmp_path / "run", OPTIONS)
+    inference.run(clip, tmp_path / "run", OPTIONS)
     check(tmp_path / "run")
     run = results.open_run(tmp_path / "run")
     assert [row.shot for row in run.rows] == [0, 0, 0, 1, 1] and not run.rows[2].flow and run.rows[3].flow
@@ -128,7 +128,7 @@ def test_cut_begins_a_new_world(truth, tmp_path):
 @pytest.mark.parametrize(("frames", "mode"), [(1, "none"), (1, "output"), (2, "output")])
 def test_one_frame_and_two_equal_frames(truth, tmp_path, frames, mode):
     clip = save(tmp_path / "still", truth.images[:1].repeat(frames, 1, 1, 1))
-    info = infer.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode))
+    info = inference.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode))
     check(tmp_path / "run")
     assert len(info["frames"]) == frames and info["camera"]["observable"] is False and info["warnings"]
     assert np.allclose(results.open_run(tmp_path / "run").trajectory().world_T_cam, np.eye(4))
@@ -143,10 +143,10 @@ def test_what_cannot_work_is_refused_before_anything_is_written(clip, tmp_path):
         (replace(OPTIONS, masks=tmp_path / "none"), "--masks"),
     ):
         with pytest.raises(UsageError, match=said):
-            infer.run(clip, tmp_path / "run", options)
+            inference.run(clip, tmp_path / "run", options)
     with pytest.raises(InputError):
         (tmp_path / "empty.mp4").write_bytes(b"")
-        infer.run(tmp_path / "empty.mp4", tmp_path / "run", OPTIONS)
+        inference.run(tmp_path / "empty.mp4", tmp_path / "run", OPTIONS)
     assert not (tmp_path / "run").exists()
 
 
@@ -159,7 +159,7 @@ def test_what_a_network_says_of_its_error_reaches_solve_and_refinement(clip, tmp
     refined = refine.refine
     monkeypatch.setattr(refine, "refine", lambda shot, *rest: (seen.append(shot), refined(shot, *rest))[1])
     out = tmp_path / "run"
-    infer.run(clip, out, replace(OPTIONS, refine="output", depth_model=str(tmp_path / "unsure.safetensors")))
+    inference.run(clip, out, replace(OPTIONS, refine="output", depth_model=str(tmp_path / "unsure.safetensors")))
     (shot,) = seen
     depth, sigma = estimated(net, np.array(shot.images))
     assert np.allclose(shot.depth, depth, rtol=0.02) and np.allclose(shot.sigma, sigma, rtol=0.1) and sigma.std() > 0.01
@@ -197,7 +197,7 @@ def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():
 
 @pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])
 def test_a_run_says_which_arithmetic_it_used(clip, tmp_path, asked):
-    info = infer.run(clip, tmp_path / "run", replace(OPTIONS, precision=asked))
+    info = inference.run(clip, tmp_path / "run", replace(OPTIONS, precision=asked))
     assert info["precision"] == (chosen_precision("auto", "cpu") if asked == "auto" else asked)
     assert info["options"]["precision"] == asked and info["precision"] in ("fp32", "bf16")
 
@@ -235,8 +235,8 @@ def test_where_no_rigid_scene_fits_far_pairs_have_no_say(clip, tmp_path, monkeyp
 
     real = clip_module.solve
     monkeypatch.setattr(clip_module, "solve", solve)
-    document = infer.run(clip, tmp_path / "a", replace(OPTIONS, refine="output"))
+    document = inference.run(clip, tmp_path / "a", replace(OPTIONS, refine="output"))
     assert asked == [True, False] and any("no rigid scene" in x for x in document["warnings"])
     asked.clear()
-    infer.run(clip, tmp_path / "b", OPTIONS)
+    inference.run(clip, tmp_path / "b", OPTIONS)
     assert asked == [False]

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "glvid"
 ORDER = (
     "errors parallel types geometry warp losses networks weights video synthetic formats data predict given solve "
-    "views prior moving dense refine lessons colors synth results claim exports infer evaluate train viewer bench "
+    "views prior moving dense refine lessons colors synth results claim exports inference evaluate train viewer bench "
     "report doctor cli __main__"
 ).split()
 KNOWN_BY = {

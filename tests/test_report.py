@@ -7,7 +7,7 @@ import pytest
 from test_cli import DOCUMENT
 
 from glvid import bench, doctor, report, weights
-from glvid.infer import InferOptions
+from glvid.inference import InferOptions
 from glvid.results import estimate
 from glvid.types import Clip, Trajectory
 

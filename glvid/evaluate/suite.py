@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from glvid import __version__, formats, infer, results
+from glvid import __version__, formats, inference, results
 from glvid.data.layouts import read_patterns, survey
 from glvid.data.splits import drive_of, eigen_test
 from glvid.errors import InputError, UsageError
@@ -24,7 +24,7 @@ from glvid.evaluate.protocols import PROTOCOLS, Protocol, Scores, kitti_eigen, k
 from glvid.evaluate.published import ROWS
 from glvid.evaluate.truth import Judged, judged
 from glvid.formats import atomic_write
-from glvid.infer import InferOptions, Report
+from glvid.inference import InferOptions, Report
 from glvid.predict import dis_flow
 from glvid.results import RunFolder
 from glvid.types import FlowPair, Recording
@@ -141,7 +141,7 @@ def run_of(source: Path, folder: Path, options: InferOptions, report: Report) ->
     """The run of a clip, made now or finished before."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     report.note(f"{source} -> {folder}")
-    infer.run(source, folder, replace(options, resume=True), report)
+    inference.run(source, folder, replace(options, resume=True), report)
     return results.open_run(folder)
 
 

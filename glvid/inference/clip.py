@@ -16,8 +16,8 @@ import torch
 
 from glvid import claim, given, refine, results, video
 from glvid.errors import MemoryExhausted, UsageError
-from glvid.infer.decode import decode
-from glvid.infer.job import (
+from glvid.inference.decode import decode
+from glvid.inference.job import (
     Clock,
     Decoded,
     InferOptions,
@@ -28,8 +28,8 @@ from glvid.infer.job import (
     identity,
     load_networks,
 )
-from glvid.infer.maps import Maps
-from glvid.infer.write import write
+from glvid.inference.maps import Maps
+from glvid.inference.write import write
 from glvid.networks import hub
 from glvid.predict import (
     Flows,

@@ -17,8 +17,8 @@ from glvid.dense import adaptive_flow, full_depth
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
 from glvid.geometry import inverse, rigid_flow, rolled_flow
-from glvid.infer.decode import stored_frames
-from glvid.infer.job import Decoded, Job, Solved, fixed, identity
+from glvid.inference.decode import stored_frames
+from glvid.inference.job import Decoded, Job, Solved, fixed, identity
 from glvid.parallel import each
 from glvid.predict import (
     as_tensor,

@@ -11,7 +11,7 @@ import torch
 
 from glvid import refine, results, weights
 from glvid.dense import Dense
-from glvid.infer.maps import Maps
+from glvid.inference.maps import Maps
 from glvid.networks import hub
 from glvid.predict import (
     FlowOf,

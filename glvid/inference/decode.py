@@ -13,7 +13,7 @@ import torch
 
 from glvid import given, video
 from glvid.errors import InputError
-from glvid.infer.job import Clock, Decoded, Job
+from glvid.inference.job import Clock, Decoded, Job
 from glvid.predict import estimated, working_size
 from glvid.types import Frame
 
