@@ -11,7 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,12 +185,17 @@ def is_written(folder: Path, row: Row) -> bool:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder opened for reading; maps are read when asked for. A missing or damaged file is an InputError."""
+    """A run folder, or some rows of one, opened for reading; maps are read when asked for.
+
+    A missing or damaged file is an InputError.
+    """
 
     path: Path
     info: dict[str, Any]
     camera: dict[str, Any]
     rows: tuple[Row, ...]
+    numbers: tuple[int, ...]  # of `rows` in frames.csv; maps are named by them
+    stretch: float = 1.0  # the path on disk times this is in the unit that `info` states
 
     @property
     def size(self) -> tuple[int, int]:
@@ -201,6 +206,17 @@ class RunFolder:
     def intrinsics(self) -> Intrinsics:
         """The clip's camera (2,) at the stored size, float64."""
         return intrinsics_of(self.camera)
+
+    def only(self, chosen: Sequence[int]) -> "RunFolder":
+        """Some of the rows, by their place in `rows`. Flow still leads to the next row of the whole run."""
+        rows, numbers = (tuple(all_[k] for k in chosen) for all_ in (self.rows, self.numbers))
+        return replace(self, rows=rows, numbers=numbers)
+
+    def scaled(self, factor: float, unit: str, source: str) -> "RunFolder":
+        """Depth and path times `factor`, in another unit; `source` says where that comes from (`scale_source`)."""
+        depth = self.info["depth"] | {"unit": unit, "scale_source": source}
+        depth["scale"] = depth["scale"] * factor
+        return replace(self, info=self.info | {"depth": depth}, stretch=self.stretch * factor)
 
     def depth(self, row: Row) -> Float32[np.ndarray, "H W"]:
         """z-depth in the run's unit, NaN where nothing is said."""
@@ -221,10 +237,12 @@ class RunFolder:
     def trajectory(self) -> Trajectory:
         """Camera path, one pose per row."""
         path = formats.read_trajectory(self.path / TRAJECTORY, self.info["depth"]["unit"])
-        if len(path.times) != len(self.rows):
-            counts = f"{len(path.times)} poses for {len(self.rows)} frames"
+        if len(path.times) != len(self.info["frames"]):
+            counts = f"{len(path.times)} poses for {len(self.info['frames'])} frames"
             raise InputError(f"{self.path / TRAJECTORY}: holds {counts}; run infer again")
-        return path
+        poses = path.world_T_cam[list(self.numbers)]
+        poses[:, :3, 3] *= self.stretch
+        return replace(path, times=path.times[list(self.numbers)], world_T_cam=poses)
 
     def _stored(self, row: Row, kind: str) -> Path:
         if not getattr(row, kind):
@@ -249,7 +267,8 @@ def open_run(folder: Path | str, finished: bool = True) -> RunFolder:
         raise UsageError(f"{folder}: holds an interrupted run; finish it with `glvid infer ... --resume`")
     with reading(folder / INFO):
         float(info["depth"]["scale"]), info["depth"]["unit"]  # what the readers rely on
-    return RunFolder(folder, info, read_camera(folder), read_frames(folder))
+    rows = read_frames(folder)
+    return RunFolder(folder, info, read_camera(folder), rows, tuple(range(len(rows))))
 
 
 def read_info(folder: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ import inspect
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -64,7 +63,7 @@ def said(capsys):
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["infer", "--help"], ["export-ply", "--help"]], ids=" ".join
 )
-def test_help_is_light_and_fast(arguments):
+def test_help_is_light(arguments):
     heavy = "torch numpy cv2 av open3d"
     code = f"""
 import sys
@@ -73,12 +72,9 @@ code = command({arguments})
 print(sorted(set({heavy!r}.split()) & sys.modules.keys()))
 sys.exit(code)
 """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "[]"
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5  # s of a core: others may share it
 
 
 def test_version_is_the_package_s(capsys):
