@@ -23,8 +23,8 @@ FLO_TAG = 202021.25  # Middlebury .flo: float32 tag, int32 width and height, the
 FLO_UNKNOWN = 1e10  # anything above 1e9 is unknown
 FLOW_RANGE = 512  # px, what the KITTI flow PNG can hold
 # on maps smaller and faster than the default strategy, and than a choice of filter for every row
-_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-_PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
+PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
 
 
 # ---------------------------------------------------------------- whole files or none
@@ -117,7 +117,7 @@ def write_depth(path: Path, depth: Float[np.ndarray, "H W"], scale: float) -> No
     """16-bit PNG, z = value * scale. NaN and depths <= 0 become 0; any other stays within 1..65535 (+inf is far)."""
     said = depth > 0
     value = np.rint(np.where(said, depth, 1).astype(np.float64) / scale).clip(1, 65535).astype(np.uint16)
-    _encode(path, value * said, _PNG)
+    _encode(path, value * said, PNG)
 
 
 def read_depth(path: Path, scale: float) -> Float32[np.ndarray, "H W"]:
@@ -140,7 +140,7 @@ def write_flow(path: Path, flow: Float[np.ndarray, "2 H W"]) -> None:
     code[..., 0] = valid
     for k, component in zip((2, 1), flow, strict=True):
         code[..., k] = np.rint(np.where(valid, component, -512) * 64 + 32768).clip(0, 65535)
-    _encode(path, code, _PNG)
+    _encode(path, code, PNG)
 
 
 def read_flow(path: Path) -> Float32[np.ndarray, "2 H W"]:
@@ -169,7 +169,7 @@ def _read_flo(path: Path) -> Float32[np.ndarray, "2 H W"]:
 def write_mask(path: Path, moving: Float[np.ndarray, "H W"]) -> None:
     """8-bit PNG of the probability of moving: 255 moves, 0 static; what is not finite counts as moving."""
     value = np.rint(np.where(np.isfinite(moving), moving, 1).clip(0, 1) * 255)
-    _encode(path, value.astype(np.uint8), _PNG)
+    _encode(path, value.astype(np.uint8), PNG)
 
 
 def read_mask(path: Path) -> Float32[np.ndarray, "H W"]:

@@ -26,7 +26,7 @@ from glvid.types import Intrinsics, Trajectory
 
 SCHEMA = "glvid-run/1"
 INFO, CAMERA, FRAMES, TRAJECTORY = "run.json", "camera.json", "frames.csv", "trajectory.txt"
-PREVIEW, SCENE = "preview.mp4", "scene.ply"
+PREVIEW, SCENE, REPORT = "preview.mp4", "scene.ply", "report.html"
 STATUS = ("running", "complete", "partial")
 KINDS = ("depth", "flow", "mask", "image")  # what --keep chooses from
 LOCK, JOURNAL = ".glvid-lock", ".glvid-files"
@@ -233,6 +233,12 @@ class RunFolder:
     def image(self, row: Row) -> UInt8[np.ndarray, "H W 3"]:
         """RGB at the size of the maps."""
         return self._checked(row, "image", formats.read_image(self._stored(row, "image")))
+
+    def bytes_of(self, row: Row, kind: str) -> bytes:
+        """A stored map's file as it is."""
+        path = self._stored(row, kind)
+        with reading(path):
+            return path.read_bytes()
 
     def trajectory(self) -> Trajectory:
         """Camera path, one pose per row."""

@@ -44,6 +44,7 @@ class View:
     image: UInt8[np.ndarray, "H W 3"]
     world_T_cam: Float64[np.ndarray, "4 4"]
     camera: Intrinsics  # of the grid
+    row: int = 0  # number of the frame's row
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Voxels:
     keys: Int[np.ndarray, " V"]  # ascending
     sums: Float64[np.ndarray, "6 V"]  # x y z red green blue
     counts: Float64[np.ndarray, " V"]
+    first: Int[np.ndarray, " V"]  # row of the first view that saw a point of it
 
 
 def fuse(run: RunFolder, max_points: int = MAX_POINTS) -> Cloud:
@@ -63,23 +65,36 @@ def fuse(run: RunFolder, max_points: int = MAX_POINTS) -> Cloud:
     The voxel is as large as a sampled pixel at median depth, and grows until the points are few enough.
     Deterministic. Raises UsageError when no depth is stored, InputError for damaged files.
     """
-    rows = chosen(longest_shot(run))
+    return fuse_with_first(run, max_points)[0]
+
+
+def fuse_with_first(
+    run: RunFolder, max_points: int = MAX_POINTS, most_views: int = VIEWS, samples: int = SAMPLES
+) -> tuple[Cloud, Int[np.ndarray, " M"]]:
+    """What `fuse` makes, and for each point the row number of the first view, of those fused, that saw it.
+
+    Fewer views, and fewer sampled pixels of each, are fused faster.
+    """
+    rows = chosen(longest_shot(run), most_views)
     middle = median_depth(run, rows)
-    stride = max(1, round((run.size[0] * run.size[1] / SAMPLES) ** 0.5))
+    stride = max(1, round((run.size[0] * run.size[1] / samples) ** 0.5))
     reach = 2 * np.abs(run.trajectory().world_T_cam[rows, :3, 3]).max()
     edge = 100 * FAR * middle + reach  # the voxel grid spans +-edge
     cell = max(middle * stride / float(run.intrinsics.focal.min()), 2 * edge / CELLS)
-    voxels, pending = Voxels(np.empty(0, np.int64), np.empty((6, 0)), np.empty(0)), []
-    for points in each(
-        lambda known: consistent_points(*known), surrounded(views(run, rows, FAR * middle, stride), REACH)
-    ):
-        pending.append(points)
-        if sum(map(len, pending)) > PENDING:
-            voxels, cell = _merged(voxels, np.concatenate(pending), edge, cell, max_points)
+    empty = np.empty(0, np.int64)
+    voxels, pending = Voxels(empty, np.empty((6, 0)), np.empty(0), empty), []
+
+    def seen(known: tuple[View, list[View]]) -> tuple[Float32[np.ndarray, "N 6"], int]:
+        return consistent_points(*known), known[0].row
+
+    for found in each(seen, surrounded(views(run, rows, FAR * middle, stride), REACH)):
+        pending.append(found)
+        if sum(len(points) for points, _ in pending) > PENDING:
+            voxels, cell = _merged(voxels, pending, edge, cell, max_points)
             pending = []
-    voxels, _ = _merged(voxels, np.concatenate([*pending, np.empty((0, 6), np.float32)]), edge, cell, max_points)
+    voxels, _ = _merged(voxels, pending, edge, cell, max_points)
     means = (voxels.sums / voxels.counts).T
-    return Cloud(means[:, :3].astype(np.float32), np.rint(means[:, 3:]).astype(np.uint8))
+    return Cloud(means[:, :3].astype(np.float32), np.rint(means[:, 3:]).astype(np.uint8)), voxels.first
 
 
 # ---------------------------------------------------------------- views
@@ -121,7 +136,7 @@ def views(run: RunFolder, rows: Int[np.ndarray, " K"], limit: float, stride: int
         if row.mask:
             good &= run.mask(row)[grid] < STATIC
         image = run.image(row)[grid] if row.image else np.full((*inverse.shape, 3), 128, np.uint8)
-        return View(np.where(good, inverse, np.float32(np.nan)), image, poses[k], camera)
+        return View(np.where(good, inverse, np.float32(np.nan)), image, poses[k], camera, k)
 
     return each(view, rows.tolist())
 
@@ -203,17 +218,21 @@ def _in_lines(a: Float32[np.ndarray, " N"]) -> Float32[np.ndarray, "R 1024"]:
 
 
 def _merged(
-    voxels: Voxels, points: Float[np.ndarray, "N 6"], edge: float, cell: float, most: int
+    voxels: Voxels, found: list[tuple[Float32[np.ndarray, "_ 6"], int]], edge: float, cell: float, most: int
 ) -> tuple[Voxels, float]:
-    """Points added to the voxels; while there are more than `most`, cells grow by 2^(1/3) (twice the volume)."""
-    points = points[(np.abs(points[:, :3]) < edge).all(1)]
+    """Points of several views, each with its row, added to the voxels; while there are more than `most`, cells grow by
+    2^(1/3) (twice the volume)."""
+    points = np.concatenate([*(points for points, _ in found), np.empty((0, 6), np.float32)])
+    first = np.repeat([row for _, row in found], [len(points) for points, _ in found]).astype(np.int64)
+    inside = (np.abs(points[:, :3]) < edge).all(1)
+    points, first = points[inside], first[inside]
     keys = np.concatenate([voxels.keys, _keys(points, edge, cell)])
-    sums = np.concatenate([voxels.sums, points.T], 1)
-    voxels = _summed(keys, sums, np.concatenate([voxels.counts, np.ones(len(points))]))
+    sums, counts = np.concatenate([voxels.sums, points.T], 1), np.concatenate([voxels.counts, np.ones(len(points))])
+    voxels = _summed(keys, sums, counts, np.concatenate([voxels.first, first]))
     while len(voxels.keys) > most:
         cell *= 2 ** (1 / 3)
         means = (voxels.sums / voxels.counts).T
-        voxels = _summed(_keys(means, edge, cell), voxels.sums, voxels.counts)
+        voxels = _summed(_keys(means, edge, cell), voxels.sums, voxels.counts, voxels.first)
     return voxels, cell
 
 
@@ -222,12 +241,14 @@ def _keys(points: Float[np.ndarray, "N 6"], edge: float, cell: float) -> Int[np.
     return (x * CELLS + y) * CELLS + z
 
 
-def _summed(keys: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> Voxels:
+def _summed(keys: np.ndarray, sums: np.ndarray, counts: np.ndarray, first: np.ndarray) -> Voxels:
     unique, of = np.unique(keys, return_inverse=True)
     found = np.empty((len(sums), len(unique)))
     for row, column in zip(found, sums, strict=True):
         row[:] = np.bincount(of, column, len(unique))
-    return Voxels(unique, found, np.bincount(of, counts, len(unique)))
+    earliest = np.full(len(unique), np.iinfo(np.int64).max)
+    np.minimum.at(earliest, of, first)
+    return Voxels(unique, found, np.bincount(of, counts, len(unique)), earliest)
 
 
 # ---------------------------------------------------------------- what Open3D adds

@@ -1,4 +1,4 @@
-"""Images in, H.264 out."""
+"""Images in, H.264 out; 16-bit maps in, lossless FFV1 out."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
+from jaxtyping import UInt16
 
 from glvid.errors import OutputError
 from glvid.video.pictures import Rgb
@@ -22,25 +23,73 @@ def write_video(path: Path | str, images: Iterable[Rgb], fps: float) -> None:
     Written beside `path` under a temporary name, then renamed: no half-written file is left under the final name.
     Raises OutputError when nothing was given to write or the file system refuses.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
     rate = Fraction(fps).limit_denominator(1001)
-    try:
-        with _refusals(path):
-            output = av.open(f"file:{part.absolute()}", "w", format="mp4", options={"movflags": "faststart"})
+    with _written(Path(path), "mp4", {"movflags": "faststart"}) as output:
         stream = None
         for index, image in enumerate(images):
             with _refusals(path):
                 stream = stream or _h264(output, image.shape, rate)
                 output.mux(stream.encode(_yuv(image, index, stream)))
-        if stream is None:
-            raise OutputError(f"cannot write {path}: no frame was given for it")
+        _ended(path, output, stream)
+
+
+MATROSKA_TICK = Fraction(1, 1000)  # s, the finest that its times are usually written in
+
+
+def write_gray16(
+    path: Path | str, maps: Iterable[tuple[float, UInt16[np.ndarray, "H W"]]], tags: dict[str, str]
+) -> None:
+    """FFV1, lossless 16-bit grey, in Matroska: pairs of a time (s, to 1 ms) and a map; `tags` become its metadata.
+
+    As `write_video` otherwise. Raises OutputError too when the file does not hold as many frames as were written.
+    """
+    with _written(Path(path), "matroska", {}) as output:
+        stream, count = None, 0
+        output.metadata.update(tags)
+        for time, values in maps:
+            with _refusals(path):
+                stream = stream or _ffv1(output, values.shape)
+                frame = av.VideoFrame.from_ndarray(values, format="gray16le")
+                frame.pts, frame.time_base = round(time / MATROSKA_TICK), MATROSKA_TICK
+                output.mux(stream.encode(frame))
+            count += 1
+        _ended(path, output, stream)
+        _counted(path, _part(Path(path)), count)
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def _written(path: Path, container: str, options: dict[str, str]) -> Iterator[av.container.OutputContainer]:
+    """An output that comes under its name when all went well."""
+    part = _part(path)
+    try:
         with _refusals(path):
-            output.mux(stream.encode())
-            output.close()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            output = av.open(f"file:{part.absolute()}", "w", format=container, options=options)
+        yield output
+        with _refusals(path):
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _ended(path: Path, output: av.container.OutputContainer, stream: av.VideoStream | None) -> None:
+    if stream is None:
+        raise OutputError(f"cannot write {path}: no frame was given for it")
+    with _refusals(path):
+        output.mux(stream.encode())
+        output.close()
+
+
+def _counted(path: Path, part: Path, count: int) -> None:
+    """Raises OutputError unless the file holds `count` packets: a full disk may go unnoticed while it is written."""
+    with _refusals(path), av.open(f"file:{part.absolute()}") as written:
+        found = sum(packet.size > 0 for packet in written.demux(video=0))
+    if found != count:
+        raise OutputError(f"{path}: holds {found} of {count} frames after writing; free space and export again")
 
 
 @contextmanager
@@ -61,6 +110,15 @@ def _h264(output: av.container.OutputContainer, shape: tuple[int, ...], rate: Fr
     context = stream.codec_context
     context.colorspace = context.color_primaries = context.color_trc = BT709
     context.color_range = ColorRange.MPEG
+    return stream
+
+
+def _ffv1(output: av.container.OutputContainer, shape: tuple[int, int]) -> av.VideoStream:
+    """An FFV1 stream of version 3, whose slices carry check sums and are coded side by side."""
+    options = {"level": "3", "slices": "4", "slicecrc": "1", "threads": "2"}
+    stream = output.add_stream("ffv1", rate=1000, options=options)
+    stream.height, stream.width, stream.pix_fmt = *shape, "gray16le"
+    stream.time_base = stream.codec_context.time_base = MATROSKA_TICK
     return stream
 
 

@@ -1,0 +1,128 @@
+"""COLMAP's sparse model, with tracks: `sparse/0/*.bin`, `sparse_txt/*.txt`, `images/`, `masks/`.
+
+Pixel centres lie at .5 there as here. Poses are world to camera, quaternions have w first, numbers count from 1. Names
+of images hold no spaces, at which readers break.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+
+from glvid.exports.maps import as_png, copied, every, rests
+from glvid.exports.options import ExportOptions
+from glvid.exports.tracks import Tracks, tracks
+from glvid.formats import atomic_write
+from glvid.geometry import quaternion
+from glvid.results import RunFolder
+
+PINHOLE = 1  # COLMAP's number of the model with parameters fx fy cx cy
+
+
+@dataclass(frozen=True)
+class Model:
+    """All that a sparse model says."""
+
+    size: tuple[int, int]
+    lens: tuple[float, float, float, float]  # fx fy cx cy
+    names: tuple[str, ...]
+    rotations: Float64[np.ndarray, "N 4"]  # w x y z, world to camera
+    translations: Float64[np.ndarray, "N 3"]
+    tracks: Tracks
+
+    def observations(self) -> Iterator[tuple[Float64[np.ndarray, "K 2"], Int[np.ndarray, " K"]]]:
+        """Of every image: places, and numbers of their points from 1."""
+        edges = np.searchsorted(self.tracks.frame, np.arange(len(self.names) + 1))
+        for first, last in zip(edges, edges[1:], strict=False):
+            yield self.tracks.xy[first:last], self.tracks.point[first:last] + 1
+
+    def seen_by(self) -> Iterator[Int[np.ndarray, "K 2"]]:
+        """Of every point: numbers of images (from 1) and of the observation in each (from 0)."""
+        t = self.tracks
+        begins = np.searchsorted(t.frame, np.arange(len(self.names)))
+        pairs = np.stack([t.frame + 1, np.arange(len(t.frame)) - begins[t.frame]], 1)
+        order = np.argsort(t.point, kind="stable")
+        edges = np.searchsorted(t.point[order], np.arange(len(t.points) + 1))
+        for first, last in zip(edges, edges[1:], strict=False):
+            yield pairs[order[first:last]]
+
+
+def write_colmap(run: RunFolder, folder: Path, options: ExportOptions) -> None:
+    """The model in binary and as text, the stored pictures, and masks where they are stored (0 = ignored, moves)."""
+    model = sparse_model(run)
+    for name, data in binary(model).items():
+        atomic_write(folder / "sparse" / "0" / name, data)
+    for name, data in text(model).items():
+        atomic_write(folder / "sparse_txt" / name, data)
+
+    def write(number: int, row) -> None:
+        if row.image:
+            copied(run, row, folder / "images" / f"{number:06d}.jpg")
+        if row.mask:
+            atomic_write(folder / "masks" / f"{number:06d}.jpg.png", as_png(rests(run, row)))
+
+    every(run, write)
+
+
+def sparse_model(run: RunFolder) -> Model:
+    """Of the rows of one shot."""
+    cam_T_world = np.linalg.inv(run.trajectory().world_T_cam)
+    q = quaternion(torch.from_numpy(cam_T_world[:, :3, :3])).numpy()[:, [3, 0, 1, 2]]
+    q *= np.where(q[:, :1] < 0, -1, 1)
+    lens = (*run.intrinsics.focal.tolist(), *run.intrinsics.center.tolist())
+    names = tuple(f"{number:06d}.jpg" for number in run.numbers)
+    return Model(run.size, lens, names, q, cam_T_world[:, :3, 3], tracks(run))
+
+
+# ---------------------------------------------------------------- binary
+
+
+def binary(model: Model) -> dict[str, bytes]:
+    """The three files, little endian."""
+    camera = struct.pack("<QiiQQ4d", 1, 1, PINHOLE, *model.size, *model.lens)
+    images = [struct.pack("<Q", len(model.names))]
+    for k, (xy, points) in enumerate(model.observations()):
+        head = struct.pack("<i7di", k + 1, *model.rotations[k], *model.translations[k], 1)
+        places = np.empty(len(xy), [("xy", "<f8", 2), ("point", "<u8")])
+        places["xy"], places["point"] = xy, points
+        images += [head, model.names[k].encode() + b"\0", struct.pack("<Q", len(xy)), places.tobytes()]
+    t = model.tracks
+    points = [struct.pack("<Q", len(t.points))]
+    for k, pairs in enumerate(model.seen_by()):
+        points.append(struct.pack("<Q3d3BdQ", k + 1, *t.points[k], *t.colors[k], t.errors[k], len(pairs)))
+        points.append(pairs.astype("<i4").tobytes())
+    return {"cameras.bin": camera, "images.bin": b"".join(images), "points3D.bin": b"".join(points)}
+
+
+# ---------------------------------------------------------------- text
+
+
+def text(model: Model) -> dict[str, bytes]:
+    """The same in words; numbers in full precision."""
+    w, h = model.size
+    camera = f"1 PINHOLE {w} {h} {_row(model.lens)}\n"
+    images = []
+    for k, (xy, points) in enumerate(model.observations()):
+        pose = _row((*model.rotations[k], *model.translations[k]))
+        places = " ".join(f"{x:.3f} {y:.3f} {p}" for (x, y), p in zip(xy.tolist(), points.tolist(), strict=True))
+        images.append(f"{k + 1} {pose} 1 {model.names[k]}\n{places}\n")
+    t = model.tracks
+    points = []
+    for k, pairs in enumerate(model.seen_by()):
+        color, seen = " ".join(map(str, t.colors[k])), " ".join(map(str, pairs.ravel().tolist()))
+        points.append(f"{k + 1} {_row(t.points[k])} {color} {t.errors[k]:.6f} {seen}\n")
+    heads = {
+        "cameras.txt": "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS\n",
+        "images.txt": "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of its points\n",
+        "points3D.txt": "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX of its track\n",
+    }
+    bodies = (camera, "".join(images), "".join(points))
+    return {name: (head + body).encode() for (name, head), body in zip(heads.items(), bodies, strict=True)}
+
+
+def _row(values) -> str:
+    return " ".join(f"{x:.17g}" for x in values)

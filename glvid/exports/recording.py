@@ -1,0 +1,78 @@
+"""A recording for Rerun's viewer: path, camera, pictures, depth, what moves, and the cloud, along time.
+
+Readable by the same version of Rerun or the next: a way to look at a run, not to keep it.
+"""
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from glvid.errors import OutputError, UsageError
+from glvid.exports.cloud import fuse
+from glvid.exports.maps import counted, meaning
+from glvid.exports.options import ExportOptions
+from glvid.formats import published
+from glvid.results import Row, RunFolder
+
+
+def load_rerun() -> ModuleType:
+    """Rerun's SDK. Raises UsageError that says how it is installed."""
+    try:
+        import rerun
+    except ImportError as error:
+        raise UsageError(
+            f"--to rrd: needs Rerun's SDK ({error}); install it with: pip install 'glvid[rerun]'"
+        ) from error
+    return rerun
+
+
+def write_rrd(run: RunFolder, folder: Path, options: ExportOptions) -> None:
+    """`run.rrd`. Time lines `frame` (row) and `video` (s). Depth is in the run's unit: Rerun calls a unit a metre.
+
+    Raises UsageError without the SDK, OutputError when the disk refuses or the file comes out empty.
+    """
+    rr, path = load_rerun(), folder / "run.rrd"
+    with published(path) as temporary:
+        with rr.RecordingStream("glvid", recording_id=run.path.name) as stream:
+            stream.save(str(temporary))
+            stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Y_DOWN, static=True)
+            stream.log("about", rr.TextDocument(_about(run)), static=True)
+            _log_scene(rr, stream, run, options.max_points)
+            poses = run.trajectory().world_T_cam
+            for number, row, pose in zip(run.numbers, run.rows, poses, strict=True):
+                stream.set_time("frame", sequence=number)
+                stream.set_time("video", duration=row.time_s)
+                _log_frame(rr, stream, run, row, pose)
+            stream.flush()
+        if not temporary.exists() or temporary.read_bytes()[:3] != b"RRF":
+            raise OutputError(f"{path}: Rerun wrote no recording; free space, or choose another place with -o")
+
+
+def _about(run: RunFolder) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in {"run": run.path.name, **meaning(run)}.items())
+
+
+def _log_scene(rr: ModuleType, stream, run: RunFolder, max_points: int) -> None:
+    centers = run.trajectory().world_T_cam[:, :3, 3]
+    stream.log("world/path", rr.LineStrips3D([centers]), static=True)
+    if all(row.depth for row in run.rows):
+        cloud = fuse(run, max_points)
+        stream.log("world/scene", rr.Points3D(cloud.points, colors=cloud.colors), static=True)
+
+
+def _log_frame(rr: ModuleType, stream, run: RunFolder, row: Row, pose: np.ndarray) -> None:
+    K, (w, h) = run.intrinsics.matrix.numpy(), run.size
+    stream.log("world/camera", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+    lens = rr.Pinhole(image_from_camera=K, resolution=[w, h], camera_xyz=rr.ViewCoordinates.RDF)
+    stream.log("world/camera/image", lens)
+    if row.image:
+        picture = rr.EncodedImage(contents=run.bytes_of(row, "image"), media_type="image/jpeg")
+        stream.log("world/camera/image/rgb", picture)
+    if row.depth:
+        scale = run.info["depth"]["scale"]
+        depth = rr.DepthImage(counted(run.depth(row), scale), meter=1 / scale)
+        stream.log("world/camera/image/depth", depth)
+    if row.mask:
+        moves = (run.mask(row) >= 0.5).astype(np.uint8)
+        stream.log("world/camera/image/moving", rr.SegmentationImage(moves))
