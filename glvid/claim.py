@@ -23,6 +23,7 @@ from glvid.results import (
     KINDS,
     LOCK,
     PREVIEW,
+    REPORT,
     SCENE,
     SCHEMA,
     TRAJECTORY,
@@ -114,7 +115,7 @@ def _replace(folder: Path, old: dict[str, Any], identity: dict[str, Any]) -> Non
     with _access(folder):
         (folder / JOURNAL).write_text("".join(path + "\n" for path in mine), encoding="utf-8")
         write_info(folder, _started(identity))
-        for path in (*mine, CAMERA, FRAMES, TRAJECTORY, PREVIEW, SCENE):
+        for path in (*mine, CAMERA, FRAMES, TRAJECTORY, PREVIEW, SCENE, REPORT):
             (folder / path).unlink(missing_ok=True)
 
 

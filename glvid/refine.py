@@ -63,11 +63,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """Objective before and after, averaged over spans, and what there is to say."""
+    """Objective before and after, averaged over spans, and what there is to say.
+
+    `curve` is its mean by step, from before the first one on; every span keeps its own best step, so `last` may lie
+    below all of it. Mode both descends twice, one curve after the other.
+    """
 
     first: float | None = None
     last: float | None = None
     warnings: tuple[str, ...] = ()
+    curve: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,20 +154,20 @@ def descend(
     objective: Callable[[], tuple[Tensor, object]],
     steps: int,
     advance: Callable[[int], None],
-) -> tuple[float, float, object]:
-    """Minimise; returns the first loss, the best loss, and what `objective` returned beside it."""
-    first, best, kept = None, float("inf"), None
+) -> tuple[list[float], object]:
+    """Minimise; returns the loss before and after every step, and what `objective` returned beside the best one."""
+    losses, best, kept = [], float("inf"), None
     for step in range(steps + 1):
         loss, state = objective()
         value = loss.item()
-        first = value if first is None else first
+        losses.append(value)
         if value < best:
             best, kept = value, state
         if step < steps:
             loss.backward()
             take_step()
             advance(1)
-    return first, best, kept
+    return losses, kept
 
 
 def refine_outputs(
@@ -195,10 +200,10 @@ def refine_outputs(
             return loss, (change.detach().clone(), step.detach())
 
         take_step = adam_of({change: 1e-2, twist: POSE_SIGMA / 16})
-        first, best, (found, step) = descend(take_step, objective, plan.steps, advance)
+        values, (found, step) = descend(take_step, objective, plan.steps, advance)
         depth[span.frames][held:] *= resize(found, dense_size(shot.size)).exp()[:, 0].cpu().numpy()
         poses[span.frames][held:] = inverse(step.double().cpu() @ inverse(poses[span.frames][held:]))
-        losses.append((first, best))
+        losses.append(values)
     poses = inverse(poses[0]) @ poses
     poses[0] = torch.eye(4)  # but for rounding it is
     return replace(dense, depth=depth), replace(solution, world_T_cam=poses), progress_of(losses)
@@ -245,16 +250,16 @@ def refine_parameters(
             loss, _ = total(span.images, now, pairs, camera, span.moving, weights, anchor, None, span.seen)
             return loss, full.detach()
 
-        first, best, full = descend(take_step, objective, plan.steps, advance)
+        values, full = descend(take_step, objective, plan.steps, advance)
         depth[span.frames][span.held :] = full[span.held :, 0].float().cpu().numpy()
-        losses.append((first, best))
+        losses.append(values)
     return replace(shot, depth=depth, sigma=None), progress_of(losses)  # what it said of itself was of before
 
 
-def progress_of(losses: list[tuple[float, float]]) -> Progress:
-    """Mean over spans."""
-    first, last = np.mean(losses, axis=0)
-    return Progress(float(first), float(last))
+def progress_of(losses: Sequence[Sequence[float]]) -> Progress:
+    """Mean over spans; `losses` are those of every step of each."""
+    curve = np.mean(losses, axis=0)
+    return Progress(float(curve[0]), float(np.fmin.reduce(losses, axis=1).mean()), curve=tuple(curve.tolist()))
 
 
 # ---------------------------------------------------------------- a shot
@@ -297,4 +302,6 @@ def refine(
     dense, solution, after = refine_outputs(shot, solution, dense, flows, plan, advance)
     if plan.filtered:
         dense = replace(dense, depth=filtered(shot, solution, dense, flows, plan.store))
-    return shot, dense, solution, after if progress.first is None else Progress(progress.first, after.last)
+    if progress.first is not None:
+        after = Progress(progress.first, after.last, curve=progress.curve + after.curve)
+    return shot, dense, solution, after

@@ -15,6 +15,7 @@ from rich.console import Console
 
 import glvid
 from glvid import cli, inference
+from glvid.cli import commands, screen
 from glvid.errors import InputError
 from glvid.video import write_video
 
@@ -45,7 +46,7 @@ def pretend(monkeypatch):
 
     def replace(act):
         monkeypatch.setattr(inference, "run", lambda source, out, options, report: act(source, out))
-        monkeypatch.setattr(cli, "show_summary", lambda document, folder: None)
+        monkeypatch.setattr(commands, "show_summary", lambda document, folder: None)
 
     return replace
 
@@ -89,10 +90,10 @@ def test_options_of_the_contract_exist(capsys):
 
 
 def test_defaults_are_those_of_the_library():
-    told = inspect.signature(cli.infer).parameters
+    told = inspect.signature(commands.infer).parameters
     for name, field in inference.InferOptions.__dataclass_fields__.items():
         default = told[name].default
-        assert (cli.kinds(default) if name == "keep" else default) == field.default, name
+        assert (commands.kinds(default) if name == "keep" else default) == field.default, name
 
 
 # ---------------------------------------------------------------- refusals
@@ -178,11 +179,11 @@ def test_export_ply_refuses_what_is_no_run_and_what_exists(tmp_path, monkeypatch
 
 def test_run_folders(tmp_path):
     names = ["a/x.mp4", "b/x.mov", "x-2.mp4", "c/x"]
-    folders = cli.run_folders([tmp_path / name for name in names], tmp_path / "out")
+    folders = commands.run_folders([tmp_path / name for name in names], tmp_path / "out")
     assert [path.name for path in folders] == ["x.glvid", "x-2.glvid", "x-2-2.glvid", "x-3.glvid"]
     assert {path.parent for path in folders} == {tmp_path / "out"}
-    assert cli.run_folders([tmp_path / "x.mp4"], tmp_path / "out") == [tmp_path / "out"]
-    assert [str(path) for path in cli.run_folders([tmp_path / "my.clip.mp4"], None)] == ["my.clip.glvid"]
+    assert commands.run_folders([tmp_path / "x.mp4"], tmp_path / "out") == [tmp_path / "out"]
+    assert [str(path) for path in commands.run_folders([tmp_path / "my.clip.mp4"], None)] == ["my.clip.glvid"]
 
 
 def test_one_bad_input_does_not_stop_the_others(clip, tmp_path, pretend, capsys):
@@ -264,7 +265,7 @@ def test_a_closed_stdout_is_no_error(arguments):
 
 
 def test_no_bars_and_no_colour_without_a_terminal(capsys):
-    with cli.progress(quiet=False) as report:
+    with screen.progress(quiet=False) as report:
         report.stage("decode", 2)
         report.advance(2)
         report.note("a [red]note[/red] of " + 200 * "x")
@@ -274,20 +275,20 @@ def test_no_bars_and_no_colour_without_a_terminal(capsys):
 
 
 def test_quiet_says_nothing(capsys):
-    with cli.progress(quiet=True) as report:
+    with screen.progress(quiet=True) as report:
         report.stage("decode", 2)
         report.note("nothing")
     assert capsys.readouterr() == ("", "")
 
 
 def test_a_bar_for_every_stage():
-    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with cli.Bars(screen) as bars:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with screen.Bars(terminal) as bars:
         bars.stage("decode", 2)
         bars.advance(2)
         bars.stage("solve", None)
         bars.advance()
         bars.stage("write", 5)
         bars.advance(3)
-    last = screen.file.getvalue()
+    last = terminal.file.getvalue()
     assert all(text in last for text in ("decode", "2/2", "solve", "1/1", "write", "3/3"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import torch
 from run_folder import check
 
-from glvid import inference, refine, results, weights
+from glvid import cli, inference, refine, results, weights
+from glvid.cli import commands
 from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
 from glvid.inference import clip as clip_module
+from glvid.inference import job
 from glvid.inference.job import Decoded, Solved
 from glvid.inference.maps import Maps
 from glvid.inference.write import preview_range
@@ -74,7 +77,48 @@ def test_run_folder_obeys_the_contract(clip, tmp_path, mode):
     assert [row.name for row in run.rows] == ["00.png", "01.png", "02.png", "03.png"]
     assert all(np.isfinite(run.depth(row)).all() for row in run.rows)
     assert (info["refine"]["loss_last"] is None) == (mode == "none")
+    assert {len(values) for values in info["quality"].values()} == {4}
     assert not list((tmp_path / "run").glob(".glvid-*"))
+
+
+@pytest.mark.parametrize("mode", ["none", "params", "output", "both"])
+def test_the_curve_of_refinement_begins_and_ends_as_stated(clip, tmp_path, mode, monkeypatch):
+    real = clip_module.solve
+    monkeypatch.setattr(clip_module, "solve", lambda *given: replace(real(*given), parallax=9.0, cost=0.01))
+    refine_ = inference.run(clip, tmp_path / "run", replace(OPTIONS, refine=mode, steps=3))["refine"]
+    assert len(refine_["curve"]) == {"none": 0, "both": 8}.get(mode, 4)
+    if mode != "none":
+        last = refine_["curve"][-4:]  # of its last descent
+        assert refine_["loss_first"] == refine_["curve"][0] and refine_["loss_last"] == pytest.approx(min(last))
+
+
+COMMANDS = (
+    (Path("clip.mp4"), Path("clip.glvid"), {}),
+    (Path('it\'s a "clip" $(rm x)\n.mp4'), Path("-o/ü <b>"), {"refine": "both", "steps": 7, "temporal_filter": True}),
+    (Path("-o"), Path("a b"), {"distortion": "-0.1,0.02,0,0", "intrinsics": "fov=60", "keep": ("depth", "mask")}),
+    (Path("--help"), Path("-x"), {"masks": Path("-m n"), "start": 0.5, "end": 2.25, "stride": 3, "seed": -4}),
+    (Path("x"), Path("y"), {"resume": True, "overwrite": True, "allow_partial": True, "depth_model": "hf:a/b"}),
+)
+
+
+@pytest.mark.parametrize(("source", "out", "given"), COMMANDS)
+def test_the_command_a_run_states_is_parsed_back_to_the_same_run(source, out, given, monkeypatch):
+    options, seen = inference.InferOptions(**given), []
+
+    def infer_one(path, folder, params):
+        names = inference.InferOptions.__dataclass_fields__.keys() & params.keys()
+        again = inference.InferOptions(**{n: params[n] for n in names} | {"keep": commands.kinds(params["keep"])})
+        seen.append((path, folder, again))
+        return {"status": "complete"}
+
+    monkeypatch.setattr(commands, "infer_one", infer_one)
+    words = shlex.split(job.command_line(source, out, options))
+    assert words[:2] == ["glvid", "infer"] and cli.command(words[1:]) == 0
+    assert seen == [(source, out, options)]
+
+
+def test_a_default_option_is_not_said():
+    assert job.command_line(Path("a.mp4"), Path("a.glvid"), inference.InferOptions()) == "glvid infer a.mp4 -o a.glvid"
 
 
 def test_stored_flow_leads_to_the_next_frame(clip, truth, tmp_path):

@@ -128,9 +128,7 @@ def part(run: RunFolder, name: str, options: ExportOptions, note: Callable[[str]
         if not any(getattr(row, kind) for row in chosen_run.rows):
             raise UsageError(f"{run.path}: --to {name} needs {kind}, which is not stored; run infer with it in --keep")
     if form.metres and run.info["depth"]["unit"] != "m":
-        note(
-            f"{name}: usually in metres; this run is in scene units of unknown size (--scale-from turns it into metres)"
-        )
+        note(f"{name}: means metres; this run is in scene units of unknown size (--scale-from gives metres)")
     return chosen_run
 
 

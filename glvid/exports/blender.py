@@ -122,7 +122,7 @@ def facts(run: RunFolder) -> dict:
         "lens": fx / w * SENSOR,
         "shift": [(w / 2 - cx) / w, (cy - h / 2) * tall / w],
         "pixel_aspect": [max(1.0, 1 / tall), max(1.0, tall)],
-        "fps": [fps, fps / rate],
+        "fps": [fps, round(fps / rate, 6)],
         "poses": (ZUP_T_WORLD @ path.world_T_cam @ CAM_T_OPENGL).tolist(),
         "pictures": [picture(place) for place, row in enumerate(run.rows, 1) if row.image],
     }

@@ -24,7 +24,9 @@ from glvid.geometry import quaternion
 from glvid.results import RunFolder
 
 FLOAT, BYTE, INT = 5126, 5121, 5125  # component types
+VERTICES, INDICES = 34962, 34963  # what a part of the buffer is for
 POINTS, LINE, TRIANGLES = 0, 3, 4  # what primitives are drawn as
+MATTE = {"pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1}, "doubleSided": True}
 NEAR, FAR = 0.01, 1000.0  # of the camera, in median distances of the scene
 
 
@@ -36,9 +38,10 @@ class Buffer:
     views: list[dict[str, Any]] = field(default_factory=list)
     accessors: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, array: np.ndarray, kind: str, component: int, **more: Any) -> int:
+    def add(self, array: np.ndarray, kind: str, component: int, target: int | None = None, **more: Any) -> int:
         """Number of the accessor of (N, ...) values; every one starts at a multiple of four bytes."""
-        self.views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes})
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
+        self.views.append(view | ({"target": target} if target else {}))
         self.data += array.tobytes() + bytes(-array.nbytes % 4)
         about = {"bufferView": len(self.views) - 1, "componentType": component, "count": len(array), "type": kind}
         self.accessors.append(about | more)
@@ -47,7 +50,7 @@ class Buffer:
     def places(self, points: np.ndarray) -> int:
         """Accessor of positions, whose extent must be stated."""
         low, high = points.min(0).tolist(), points.max(0).tolist()
-        return self.add(points, "VEC3", FLOAT, min=low, max=high)
+        return self.add(points, "VEC3", FLOAT, VERTICES, min=low, max=high)
 
 
 def write_glb(run: RunFolder, folder: Path, options: ExportOptions) -> None:
@@ -72,8 +75,9 @@ def write_glb(run: RunFolder, folder: Path, options: ExportOptions) -> None:
         "nodes": nodes,
         "cameras": [_camera(run, cloud)],
         "meshes": meshes,
-        "materials": [{"pbrMetallicRoughness": {"metallicFactor": 0, "roughnessFactor": 1}, "doubleSided": True}],
     }
+    if isinstance(scene, Mesh):
+        document["materials"] = [MATTE]
     if len(poses.times) > 1:
         document["animations"] = [_animation(buffer, poses.times, world_T_gl[:, :3, 3], turns)]
     document |= {"accessors": buffer.accessors, "bufferViews": buffer.views}
@@ -95,12 +99,12 @@ def _surface(buffer: Buffer, scene: Cloud | Mesh) -> dict[str, Any]:
     turn = np.float32([1, -1, -1])
     colors = np.concatenate([cloud.colors, np.full((len(cloud.colors), 1), 255, np.uint8)], 1)
     attributes = {"POSITION": buffer.places(cloud.points * turn)}
-    attributes["COLOR_0"] = buffer.add(colors, "VEC4", BYTE, normalized=True)
+    attributes["COLOR_0"] = buffer.add(colors, "VEC4", BYTE, VERTICES, normalized=True)
     if not isinstance(scene, Mesh):
         return {"attributes": attributes, "mode": POINTS}
     if cloud.normals is not None:
-        attributes["NORMAL"] = buffer.add(_unit(cloud.normals * turn), "VEC3", FLOAT)
-    indices = buffer.add(scene.triangles.astype("<u4").ravel(), "SCALAR", INT)
+        attributes["NORMAL"] = buffer.add(_unit(cloud.normals * turn), "VEC3", FLOAT, VERTICES)
+    indices = buffer.add(scene.triangles.astype("<u4").ravel(), "SCALAR", INT, INDICES)
     return {"attributes": attributes, "indices": indices, "mode": TRIANGLES, "material": 0}
 
 

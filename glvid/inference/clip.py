@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from glvid import claim, given, refine, results, video
+from glvid import claim, given, metric, quality, refine, results, video
 from glvid.errors import MemoryExhausted, UsageError
 from glvid.inference.decode import decode
 from glvid.inference.job import (
@@ -43,13 +43,18 @@ from glvid.solve.affine import straightened
 from glvid.types import Intrinsics, Shot, Solution
 
 
+def run_folder(source: Path) -> Path:
+    """Where a run goes if nobody says where: `<stem>.glvid` in the current folder, never hidden, never an option."""
+    return Path(f"{source.resolve().stem.lstrip('.-') or 'clip'}.glvid")
+
+
 def run(source: Path, out: Path | None, options: InferOptions, report: Report | None = None) -> dict[str, Any]:
     """Everything glvid says about one clip, written to a run folder (`out`, or `<stem>.glvid` in the current folder).
 
     Returns run.json's content. Raises GlvidError children with the exit codes of the contract.
     """
     report, source = report or Report(), Path(source)
-    out = Path(out) if out is not None else Path(f"{source.resolve().stem}.glvid")
+    out = Path(out) if out is not None else run_folder(source)
     clip = video.probe(source, options.fps)
     size = video.stored_size((clip.width, clip.height), options.max_size)
     camera = given.intrinsics(options.intrinsics, (clip.width, clip.height)) if options.intrinsics else None
@@ -60,6 +65,7 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     undistort = given.rectifier(options.distortion, camera.resized(size) if camera else None)
     masks = given.mask_files(options.masks, clip)
     given.checked_masks(masks, size, options.mask_polarity)
+    known = metric.parsed(options.scale_from) if options.scale_from else None
     device = chosen_device(options.device)
     precision = chosen_precision(options.precision, device)
     networks = load_networks(options, device, precision)
@@ -73,7 +79,7 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
             report.note(f"{out}: already done")
             return results.read_info(out)
         results.check_space(out, expected)
-        inputs = (camera, undistort, masks)
+        inputs = (camera, undistort, masks, known)
         try:
             with Maps(out) as maps:
                 return job_done(
@@ -130,10 +136,10 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     )
     for bounds in decoded.bounds():
         shot, solution, net = ready[bounds]
-        shot, dense, solution, progress = refine.refine(
-            shot, solution, flows.pop(bounds), net, plan, job.report.advance
-        )
-        solved.append(Solved(bounds, shot, solution, dense, progress))
+        matches = flows.pop(bounds)
+        shot, dense, solution, progress = refine.refine(shot, solution, matches, net, plan, job.report.advance)
+        found = quality.of_shot(shot, solution, dense, matches, job.size)
+        solved.append(Solved(bounds, shot, solution, dense, progress, found))
     job.clock.add("refine", since)
     return solved
 

@@ -1,15 +1,16 @@
 """One clip on its way: the options, the networks, where it goes, what is known after each pass."""
 
+import shlex
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from glvid import refine, results, weights
+from glvid import metric, refine, results, weights
 from glvid.dense import Dense
 from glvid.inference.maps import Maps
 from glvid.networks import hub
@@ -19,6 +20,7 @@ from glvid.predict import (
     fine_dis_flow,
     net_flow,
 )
+from glvid.quality import Quality
 from glvid.types import Clip, Intrinsics, Shot, Solution
 
 
@@ -50,6 +52,7 @@ class InferOptions:
     overwrite: bool = False
     allow_partial: bool = False
     max_points: int = 2_000_000
+    scale_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Solved:
     solution: Solution
     dense: Dense
     progress: refine.Progress
+    quality: Quality = Quality()
 
 
 @dataclass
@@ -140,6 +144,7 @@ class Job:
     given: Intrinsics | None  # in source px
     undistort: Callable[[np.ndarray], np.ndarray] | None
     masks: dict[str, Path]
+    known: metric.Known | None  # what turns scene units into metres
     clock: Clock
     maps: Maps
 
@@ -187,3 +192,28 @@ def stated_options(options: InferOptions) -> dict[str, Any]:
     """Options as run.json states them; how a folder was to be treated is not one of them."""
     stated = {k: v for k, v in asdict(options).items() if k not in ("resume", "overwrite", "allow_partial")}
     return stated | {"masks": str(options.masks) if options.masks else None, "keep": list(options.keep)}
+
+
+def command_line(source: Path, out: Path, options: InferOptions) -> str:
+    """The `glvid infer` that does this, for a shell; options at their defaults are left out."""
+    words = ["glvid", "infer", positional(source)]
+    for option in fields(InferOptions):
+        value = getattr(options, option.name)
+        if value != option.default:
+            words += said("--" + option.name.replace("_", "-"), value)
+    return shlex.join(words + said("-o", out))
+
+
+def said(name: str, value: Any) -> list[str]:
+    """An option and its value as words of a command line; one word where the value would look like an option."""
+    if value is True:
+        return [name]
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if not text.startswith("-"):
+        return [name, text]
+    return [f"{name}={text}" if name.startswith("--") else name + text]
+
+
+def positional(path: Path) -> str:
+    """A path that no command line takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)

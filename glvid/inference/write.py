@@ -11,14 +11,16 @@ import cv2
 import numpy as np
 import torch
 
-from glvid import __version__, formats, refine, results, video
+from glvid import __version__, formats, metric, quality, refine, results, video
 from glvid.colors import Range, color_range, preview_frame
 from glvid.dense import adaptive_flow, full_depth
+from glvid.errors import UsageError
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
 from glvid.geometry import inverse, rigid_flow, rolled_flow
 from glvid.inference.decode import stored_frames
-from glvid.inference.job import Decoded, Job, Solved, fixed, identity
+from glvid.inference.job import Decoded, Job, Solved, command_line, fixed, identity
+from glvid.networks import hub
 from glvid.parallel import each
 from glvid.predict import (
     as_tensor,
@@ -65,8 +67,13 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     results.write_trajectory(job.out, Trajectory(np.array(decoded.times), path))
     info = record(job, decoded, solved, rows, camera, scale)
     results.write_info(job.out, info | {"status": "running"})
-    run = results.open_run(job.out, finished=False)
-    warnings = list(info["warnings"])
+    run, doubts = sized(job, results.open_run(job.out, finished=False), solved)
+    if run.stretch != 1:
+        info |= {"depth": run.info["depth"]}
+        results.write_trajectory(job.out, run.trajectory())
+        results.write_info(job.out, info | {"status": "running"})
+        run = results.open_run(job.out, finished=False)
+    warnings = [*info["warnings"], *doubts]
     if limits is not None:
         job.report.stage("point cloud", None)
         write_ply(job.out / results.SCENE, fuse(run, o.max_points))
@@ -81,6 +88,19 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     }
     results.write_info(job.out, info)
     return info
+
+
+def sized(job: Job, run: results.RunFolder, solved: list[Solved]) -> tuple[results.RunFolder, list[str]]:
+    """The run in metres, where something says how large its world is, and what there is to warn of."""
+    if job.known is not None:
+        try:
+            return run.scaled((found := metric.metres_per_unit(run, job.known))[0], "m", found[1]), []
+        except UsageError as error:  # the maps are worth keeping all the same
+            return run, [f"Not in metres: {error}"]
+    if isinstance(job.networks.depth, hub.HubDepth) and not job.networks.depth.relative:
+        scale = float(np.median(np.concatenate([s.solution.depth_scale.numpy() for s in solved])))
+        return run.scaled(1 / scale, "m", "depth network {name}, metric".format(**job.networks.facts["depth"])), []
+    return run, []
 
 
 def in_turn(job: Job, solved: list[Solved]) -> Iterator[tuple[Solved, int, np.ndarray, np.ndarray | None]]:
@@ -187,10 +207,12 @@ def record(
     steps = (job.options.steps or refine.STEPS[job.options.refine]) if job.options.refine != "none" else 0
     said = [w for s in solved for w in (*s.solution.warnings, *s.progress.warnings)]
     refined = {"mode": job.options.refine, "steps": steps, "loss_first": first, "loss_last": last}
+    refined |= {"curve": np.mean([p.curve for p in done], axis=0).tolist() if done else []}
     return {
         "schema": results.SCHEMA,
         "status": "partial" if decoded.lost else "complete",
         "glvid": __version__,
+        "command": command_line(job.clip.path, job.out, job.options),
         "input": stated["input"]
         | {"frames": len(decoded.times), "lost": decoded.lost, "duration_s": job.clip.duration},
         "options": stated["options"],
@@ -202,6 +224,7 @@ def record(
         "flow": results.flow_record(job.size, job.options.flow_format),
         "camera": camera,
         "frames": [asdict(row) for row in rows],
+        "quality": quality.stated([s.quality for s in solved]),
         "seconds": {},
         "peak_memory_mb": 0.0,
         "warnings": list(dict.fromkeys([*decoded.notes, *said])),
