@@ -278,6 +278,7 @@ def test_overwrite_removes_what_is_ours_and_nothing_else(copy):
     kept = {"notes.txt", "depth/mine.png", "depth/999999.png", "image/scan.jpg", ".hidden"}
     for name in kept:
         (copy / name).write_bytes(b"precious")
+    (copy / results.REPORT).write_text("ours")
     assert claim.prepare(copy, other("options", seed=1), overwrite=True) == "new"
     claim.release(copy)
     found = {str(p.relative_to(copy)) for p in copy.rglob("*") if p.is_file()}

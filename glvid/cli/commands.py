@@ -108,7 +108,9 @@ def infer_one(source: Path, folder: Path, params: dict[str, Any]) -> dict[str, A
     """One input of `infer`; returns run.json's content."""
     from glvid import bench, video
     from glvid.inference import InferOptions, run
+    from glvid.page import write_page
     from glvid.report import expectation
+    from glvid.results import REPORT, open_run
 
     names = InferOptions.__dataclass_fields__.keys() & params.keys()
     options = InferOptions(**{name: params[name] for name in names} | {"keep": kinds(params["keep"])})
@@ -116,6 +118,9 @@ def infer_one(source: Path, folder: Path, params: dict[str, Any]) -> dict[str, A
     with progress(params["quiet"]) as report:
         report.note(f"{source}: {plan.frames or 'unknown'} frames, takes about {expectation(plan.seconds, plan.bytes)}")
         document = run(source, folder, options, report)
+        if params["report"]:
+            report.stage("report", None)
+            write_page(open_run(folder), folder / REPORT)
     if not params["quiet"]:
         show_summary(document, folder)
     return document
