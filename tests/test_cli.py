@@ -4,14 +4,17 @@ import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 import wave
 
 import numpy as np
 import pytest
 from rich.console import Console
+from room import room, write_run
 
 import glvid
 from glvid import cli, inference
@@ -94,6 +97,66 @@ def test_defaults_are_those_of_the_library():
     for name, field in inference.InferOptions.__dataclass_fields__.items():
         default = told[name].default
         assert (commands.kinds(default) if name == "keep" else default) == field.default, name
+
+
+COMMANDS = "infer export-ply export view report train synth eval probe doctor models".split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_json_and_quiet_are_options_of_every_command(name, capsys):
+    assert cli.command([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(option in shown for option in ("--json", "--quiet", "--debug"))
+
+
+@pytest.mark.parametrize(
+    "typed, offered",
+    [
+        ("glvid ex", {"export", "export-ply"}),
+        ("glvid export run --to tum,co", {"tum,colmap"}),
+        ("glvid export run --to tum,tu", set()),
+        ("glvid infer clip.mp4 --refine p", {"params"}),
+    ],
+    ids=str,
+)
+def test_the_shell_completes(typed, offered):
+    """bash asks the program itself, by variables; torch is not loaded for that."""
+    asked = {"_GLVID_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    code = "import sys; from glvid import cli; sys.argv = ['glvid']; cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60
+    )
+    assert set(done.stdout.split()) == offered and done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_had(shell):
+    done = subprocess.run(
+        [sys.executable, "-m", "glvid", "--show-completion", shell], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and "_GLVID_COMPLETE" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("arguments", [["--help"], ["models"], ["infer", "nowhere.mp4"]], ids=" ".join)
+def test_no_color_on_a_terminal(arguments):
+    """Bold is no colour."""
+    reader, writer = os.openpty()
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"}
+    ends = {"stdout": writer, "stderr": writer, "stdin": writer}
+    with subprocess.Popen([sys.executable, "-m", "glvid", *arguments], env=environment, **ends) as running:
+        os.close(writer)
+        seen = b"".join(iter(lambda: _read(reader), b""))
+    os.close(reader)
+    assert running.returncode in (0, 2) and seen
+    assert not re.search(rb"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-7]|10[0-7])[0-9;]*m", seen)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # what Linux says when the other side is closed
+        return b""
 
 
 # ---------------------------------------------------------------- refusals
@@ -292,3 +355,57 @@ def test_a_bar_for_every_stage():
         bars.advance(3)
     last = terminal.file.getvalue()
     assert all(text in last for text in ("decode", "2/2", "solve", "1/1", "write", "3/3"))
+
+
+# ---------------------------------------------------------------- finished runs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "a room.glvid", room(3)).path
+
+
+def test_export_ply_as_json(finished, tmp_path, capsys):
+    assert cli.command(["export-ply", str(finished), "-o", str(tmp_path / "x.ply"), "--json", "-q"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["points"] > 1000 and captured.err == ""
+
+
+def test_export_says_what_it_wrote(finished, tmp_path, capsys):
+    assert cli.command(["export", str(finished), "--to", "tum, npy", "-o", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    said = json.loads(captured.out)
+    assert list(said) == ["tum", "npy"] and said["tum"]["files"] == ["trajectory.txt"]
+    assert "6 files" in captured.err
+    assert cli.command(["export", str(finished), "--to", "tum", "-o", str(tmp_path), "--overwrite", "-q"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_report_of_a_run(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.command(["report", str(finished), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == "a room.html"
+    assert cli.command(["report", str(finished)]) == 2 and "--overwrite" in said(capsys)
+    assert cli.command(["report", str(finished), "-o", str(tmp_path)]) == 2
+    assert cli.command(["report", str(tmp_path)]) == 2
+
+
+def test_infer_with_a_report(clip, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert cli.command(["infer", "-q", str(clip), "-o", out]) == 0 and not (tmp_path / "run/report.html").exists()
+    assert cli.command(["infer", "-q", str(clip), "-o", out, "--report"]) == 0  # of the run that is done
+    assert "clip.mp4" in (tmp_path / "run/report.html").read_text()
+
+
+def test_view_serves_until_it_is_interrupted(finished):
+    """The address is the first thing on stdout; Ctrl-C is no failure."""
+    code = ["-m", "glvid", "view", str(finished), "--port", "0", "--no-open", "--json"]
+    with subprocess.Popen(
+        [sys.executable, *code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        url = json.loads(running.stdout.readline())["url"]
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url + "/run.json" if not url.endswith("/") else url + "run.json") as answer:
+            assert answer.status == 200
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) == 0

@@ -35,9 +35,9 @@ def judged(error: BaseException) -> tuple[str, int]:
     """What is said about an exception, and its exit code."""
     match error:
         case KeyboardInterrupt():
-            return "interrupted; --resume goes on", INTERRUPTED
+            return "interrupted; infer and train go on with --resume", INTERRUPTED
         case Terminated():
-            return "terminated; --resume goes on", TERMINATED
+            return "terminated; infer and train go on with --resume", TERMINATED
         case GlvidError():
             return str(error), error.exit_code
         case MemoryError():

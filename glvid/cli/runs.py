@@ -114,20 +114,20 @@ def view(
     """A finished run in the browser: cloud, path, depth, flow and what moves, along time. Ctrl-C ends it."""
     from glvid import viewer
 
-    with viewer.open_server(opened(run, scale_from), host, port) as server:
+    server = viewer.open_server(opened(run, scale_from), host, port)
+    try:
         if json_:
             emit(json.dumps({"url": server.url}))
         say(f"{server.url}  (Ctrl-C ends it)", quiet)
         remote = "SSH_CONNECTION" in os.environ
         if remote:
-            number = server.url.rstrip("/").rpartition(":")[2]
-            say(f"from your own machine: ssh -L {number}:127.0.0.1:{number} and this host, then that address", quiet)
+            tunnel = f"ssh -L {server.port}:127.0.0.1:{server.port}"
+            say(f"from your own machine: {tunnel} and the name of this one; then open that address there", quiet)
         if browser and not remote:
             typer.launch(server.url)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            say("", quiet)
+        server.serve_forever()
+    finally:
+        server.close()
 
 
 @app.command()
