@@ -6,7 +6,7 @@ NaN means "nothing can be said" in both directions. Files appear under their fin
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -57,13 +57,18 @@ def cannot_write(path: Path, error: OSError) -> OutputError:
 
 def atomic_write(path: Path, data: bytes, sync: bool = False) -> None:
     """`data` under its final name, whole or not at all; `sync` waits for the disk. Raises OutputError."""
+    atomic_stream(path, (data,), sync)
+
+
+def atomic_stream(path: Path, parts: Iterable[bytes], sync: bool = False) -> None:
+    """The same of parts that are made one after another."""
     with published(Path(path)) as temporary:
         with open(temporary, "wb") as file:
-            file.write(data)
+            size = sum(file.write(part) for part in parts)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        if temporary.stat().st_size != len(data):  # some network disks truncate without an error
+        if temporary.stat().st_size != size:  # some network disks truncate without an error
             raise OSError(errno.EIO, "the file came out shorter than what was written")
 
 

@@ -21,11 +21,23 @@ def verdict(run: dict[str, Any]) -> str:
         return "A guess: geometry did not determine the camera, so path and focal length are the network's."
     if not run["camera"]["observable"]:
         return "Fair: shape and path fit, but the clip leaves the focal length open; give --intrinsics if you know it."
+    if drift(run) > DRIFT:
+        return f"Fair: along the clip, path and depth network disagree on scale by {drift(run):.2g} times; one drifts."
     if run["refine"]["mode"] == "none":
         return "A first look: the camera fits the clip, depth is the network's; --refine output makes them agree."
     if not gain(run):
         return "Fair: refinement found nothing to improve, so depth is still the network's."
     return "Good: depth, flow and camera were made to agree on this clip."
+
+
+DRIFT = 2.0  # of a walk that a fisheye filmed 3.5; of rooms, streets and rendered worlds 1.1 to 1.6
+
+
+def drift(run: dict[str, Any]) -> float:
+    """How many times larger the scale of the network is in some frames than in others (95 % over 5 %); 1 if unknown."""
+    scale = [value for value in run.get("quality", {}).get("scale", []) if value]
+    near, far = np.percentile(scale or [1.0], [5, 95])
+    return float(far / near)
 
 
 def gain(run: dict[str, Any]) -> float:

@@ -1,7 +1,11 @@
-"""Exports, measured: `python tests/exports.py memory [FORMAT...]` or `metres`. One JSON line per measurement.
+"""What is made of runs, measured: `python tests/exports.py memory [FORMAT...]`, `view`, `metres` or `pictures RUN...`.
+One JSON line per measurement.
 
 memory   peak memory (MB, of a process of its own) and seconds of every format, of 60 and of 300 frames at 1280x720 of a
          rendered room; the run folder is made once, in .runs (600 MB)
+view     seconds in which the viewer shows the first frame and the path, and the cloud, of 300 frames at 1280x720, in a
+         headless Chromium without a graphics card, from asking a server on that has just started
+pictures of the viewer and the report of runs, for the README, into assets/
 metres   how far `--scale-from camera-height=1.65` is off the scale of the true path on KITTI odometry (../shared)
 """
 
@@ -12,12 +16,15 @@ import sys
 import time
 from pathlib import Path
 
+import chromium
+import cv2
 import numpy as np
 import room as rooms
 import torch
 
-from glvid import exports, metric, results
+from glvid import exports, metric, page, results
 from glvid.types import Intrinsics, Trajectory
+from glvid.viewer import open_server
 
 ROOT = Path(__file__).parent.parent
 RUNS, KITTI = ROOT / ".runs", ROOT.parent / "shared/data/driving"
@@ -89,12 +96,50 @@ def one(name: str, frames: int, out: Path) -> None:
     say(
         format=name,
         frames=frames,
-        peak_mb=peak,
+        peak_mb=peak(),
         before_mb=before,
         seconds=seconds,
         mb=written / 1e6,
         said_mb=said / 1e6,
     )
+
+
+def view() -> None:
+    """Three times; a shared machine has its moods."""
+    run = long_room(300)
+    for _ in range(3):
+        with chromium.page(1280, 800) as (tab, trouble), open_server(run, port=0) as viewer:
+            tab.goto(viewer.url)
+            chromium.until(tab, "window.glvid?.ready && glvid.cloudReady", 60)
+            first, cloud = tab.evaluate("[glvid.readyAfter / 1000, glvid.cloudAfter / 1000]")
+        say(frames=300, first_frame_s=first, cloud_s=cloud, trouble=len(trouble))
+
+
+def pictures(folders: list[str]) -> None:
+    """`assets/view-STEM.jpg` (the camera followed, in the middle of the clip) and `assets/report-STEM.jpg`."""
+    for folder in folders:
+        run = results.open_run(folder)
+        with chromium.page(1280, 800) as (tab, trouble), open_server(run, port=0) as viewer:
+            tab.goto(viewer.url)
+            chromium.until(tab, "window.glvid?.ready && glvid.cloudReady", 60)
+            tab.click("#follow")
+            tab.evaluate(f"glvid.go({len(run.rows) // 2})")
+            tab.wait_for_timeout(3000)
+            save(ROOT / f"assets/view-{Path(folder).stem}.jpg", tab.screenshot())
+        page.write_page(run, RUNS / "report.html")
+        with chromium.page(1280, 1000) as (tab, more):
+            tab.goto((RUNS / "report.html").as_uri())
+            tab.wait_for_timeout(1500)
+            top = tab.locator("#camera").bounding_box()["y"]
+            tab.set_viewport_size({"width": 1280, "height": int(top)})
+            save(ROOT / f"assets/report-{Path(folder).stem}.jpg", tab.screenshot())
+        say(run=folder, trouble=len(trouble) + len(more))
+
+
+def save(path: Path, png: bytes) -> None:
+    """A screenshot as JPEG."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 85])
 
 
 def metres() -> None:
@@ -118,6 +163,10 @@ if __name__ == "__main__":
         one(rest[0], int(rest[1]), Path(rest[2]))
     elif what == "memory":
         memory(rest)
+    elif what == "view":
+        view()
+    elif what == "pictures":
+        pictures(rest)
     elif what == "metres":
         metres()
     else:

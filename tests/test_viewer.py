@@ -6,19 +6,18 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 from chromium import page, until
-from room import Room, pose, room, write_run
+from room import Room, room, write_run
 
 from glvid import results
 from glvid.errors import UsageError
 from glvid.exports.cloud import fuse, fuse_with_first
 from glvid.formats import write_depth
-from glvid.types import Trajectory
 from glvid.viewer import Viewer, content, open_server
 from glvid.viewer.server import PAGE, is_loopback
 
@@ -460,37 +459,3 @@ def test_runs_without_maps_in_the_browser(run, keep):
         for name in ("image", "depth", "flow", "mask"):
             assert tab.locator(f"#{name}-map").is_visible() == (name in keep)
         assert trouble == []
-
-
-@pytest.mark.slow
-def test_300_frames_are_there_in_three_seconds(tmp_path, capsys):
-    """1280 x 720, to and fro over ten frames: the first picture and the path, counted from the address on."""
-    run = long_run(write_run(tmp_path / "long.glvid", room(11, (1280, 720))), 300)
-    best = min(load_times(run) for _ in range(2))  # a shared machine has its moods
-    with capsys.disabled():
-        print("\n300 frames of 1280x720: first picture after {:.2f} s, cloud after {:.2f} s".format(*best))
-    assert best[0] < 3
-
-
-def load_times(run: results.RunFolder) -> tuple[float, float]:
-    """Seconds from asking a server that has just started to the first frame and path, and to the cloud."""
-    with page(1280, 800) as (tab, trouble), open_server(run, port=0) as viewer:
-        tab.goto(viewer.url)
-        until(tab, "window.glvid?.ready && glvid.cloudReady", 60)
-        assert tab.evaluate("document.querySelector('#scrubber').max") == "299" and trouble == []
-        return tuple(tab.evaluate("[glvid.readyAfter / 1000, glvid.cloudAfter / 1000]"))
-
-
-def long_run(run: results.RunFolder, count: int) -> results.RunFolder:
-    """The run's frames but the last (which has no flow), to and fro until there are `count`."""
-    turn = len(run.rows) - 2
-    order = [abs((k + turn) % (2 * turn) - turn) for k in range(count)]
-    rows = [results.frame_row(k, k, k / 30, 0, k == count - 1) for k in range(count)]
-    for k in range(len(run.rows) - 1, count):
-        for kind in results.KINDS:
-            if getattr(rows[k], kind):
-                shutil.copy(run.path / getattr(run.rows[order[k]], kind), run.path / getattr(rows[k], kind))
-    results.write_frames(run.path, rows)
-    results.write_trajectory(run.path, Trajectory(np.arange(count) / 30, np.stack([pose(k) for k in order]), "m"))
-    results.write_info(run.path, run.info | {"frames": [asdict(row) for row in rows]})
-    return results.open_run(run.path)

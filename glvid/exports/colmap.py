@@ -5,20 +5,20 @@ of images hold no spaces, at which readers break.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Float32, Float64, Int32
 
 from glvid.exports.maps import as_png, copied, every, rests
 from glvid.exports.options import ExportOptions
 from glvid.exports.tracks import Tracks, tracks
-from glvid.formats import atomic_write
+from glvid.formats import atomic_stream, atomic_write
 from glvid.geometry import quaternion
-from glvid.results import RunFolder
+from glvid.results import Row, RunFolder
 
 PINHOLE = 1  # COLMAP's number of the model with parameters fx fy cx cy
 
@@ -34,32 +34,33 @@ class Model:
     translations: Float64[np.ndarray, "N 3"]
     tracks: Tracks
 
-    def observations(self) -> Iterator[tuple[Float64[np.ndarray, "K 2"], Int[np.ndarray, " K"]]]:
+    def observations(self) -> Iterator[tuple[Float32[np.ndarray, "_ 2"], Int32[np.ndarray, " _"]]]:
         """Of every image: places, and numbers of their points from 1."""
         edges = np.searchsorted(self.tracks.frame, np.arange(len(self.names) + 1))
         for first, last in zip(edges, edges[1:], strict=False):
-            yield self.tracks.xy[first:last], self.tracks.point[first:last] + 1
+            yield self.tracks.xy[first:last], self.tracks.point[first:last] + np.int32(1)
 
-    def seen_by(self) -> Iterator[Int[np.ndarray, "K 2"]]:
+    def seen_by(self) -> Iterator[Int32[np.ndarray, "_ 2"]]:
         """Of every point: numbers of images (from 1) and of the observation in each (from 0)."""
         t = self.tracks
         begins = np.searchsorted(t.frame, np.arange(len(self.names)))
-        pairs = np.stack([t.frame + 1, np.arange(len(t.frame)) - begins[t.frame]], 1)
         order = np.argsort(t.point, kind="stable")
-        edges = np.searchsorted(t.point[order], np.arange(len(t.points) + 1))
+        edges = np.searchsorted(t.point, np.arange(len(t.points) + 1), sorter=order)
         for first, last in zip(edges, edges[1:], strict=False):
-            yield pairs[order[first:last]]
+            these = order[first:last]
+            frames = t.frame[these]
+            yield np.stack([frames + 1, these - begins[frames]], 1).astype(np.int32)
 
 
 def write_colmap(run: RunFolder, folder: Path, options: ExportOptions) -> None:
     """The model in binary and as text, the stored pictures, and masks where they are stored (0 = ignored, moves)."""
     model = sparse_model(run)
-    for name, data in binary(model).items():
-        atomic_write(folder / "sparse" / "0" / name, data)
-    for name, data in text(model).items():
-        atomic_write(folder / "sparse_txt" / name, data)
+    for name, parts in {"cameras": cameras_bin, "images": images_bin, "points3D": points_bin}.items():
+        atomic_stream(folder / "sparse" / "0" / f"{name}.bin", parts(model))
+    for name, parts in {"cameras": cameras_txt, "images": images_txt, "points3D": points_txt}.items():
+        atomic_stream(folder / "sparse_txt" / f"{name}.txt", (line.encode() for line in parts(model)))
 
-    def write(number: int, row) -> None:
+    def write(number: int, row: Row) -> None:
         if row.image:
             copied(run, row, folder / "images" / f"{number:06d}.jpg")
         if row.mask:
@@ -78,51 +79,60 @@ def sparse_model(run: RunFolder) -> Model:
     return Model(run.size, lens, names, q, cam_T_world[:, :3, 3], tracks(run))
 
 
-# ---------------------------------------------------------------- binary
+# ---------------------------------------------------------------- binary, little endian
 
 
-def binary(model: Model) -> dict[str, bytes]:
-    """The three files, little endian."""
-    camera = struct.pack("<QiiQQ4d", 1, 1, PINHOLE, *model.size, *model.lens)
-    images = [struct.pack("<Q", len(model.names))]
+def cameras_bin(model: Model) -> Iterator[bytes]:
+    """The one camera."""
+    yield struct.pack("<QiiQQ4d", 1, 1, PINHOLE, *model.size, *model.lens)
+
+
+def images_bin(model: Model) -> Iterator[bytes]:
+    """Pose, camera, name, and the places of points."""
+    yield struct.pack("<Q", len(model.names))
     for k, (xy, points) in enumerate(model.observations()):
         head = struct.pack("<i7di", k + 1, *model.rotations[k], *model.translations[k], 1)
         places = np.empty(len(xy), [("xy", "<f8", 2), ("point", "<u8")])
         places["xy"], places["point"] = xy, points
-        images += [head, model.names[k].encode() + b"\0", struct.pack("<Q", len(xy)), places.tobytes()]
+        yield head + model.names[k].encode() + b"\0" + struct.pack("<Q", len(xy)) + places.tobytes()
+
+
+def points_bin(model: Model) -> Iterator[bytes]:
+    """Place, colour, error and track."""
     t = model.tracks
-    points = [struct.pack("<Q", len(t.points))]
+    yield struct.pack("<Q", len(t.points))
     for k, pairs in enumerate(model.seen_by()):
-        points.append(struct.pack("<Q3d3BdQ", k + 1, *t.points[k], *t.colors[k], t.errors[k], len(pairs)))
-        points.append(pairs.astype("<i4").tobytes())
-    return {"cameras.bin": camera, "images.bin": b"".join(images), "points3D.bin": b"".join(points)}
+        head = struct.pack("<Q3d3BdQ", k + 1, *t.points[k], *t.colors[k], t.errors[k], len(pairs))
+        yield head + pairs.astype("<i4").tobytes()
 
 
-# ---------------------------------------------------------------- text
+# ---------------------------------------------------------------- text, numbers in full precision
 
 
-def text(model: Model) -> dict[str, bytes]:
-    """The same in words; numbers in full precision."""
+def cameras_txt(model: Model) -> Iterator[str]:
+    """The one camera."""
     w, h = model.size
-    camera = f"1 PINHOLE {w} {h} {_row(model.lens)}\n"
-    images = []
+    yield "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS\n"
+    yield f"1 PINHOLE {w} {h} {_row(model.lens)}\n"
+
+
+def images_txt(model: Model) -> Iterator[str]:
+    """Two lines each, the second one never empty where points are seen."""
+    yield "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of its points\n"
     for k, (xy, points) in enumerate(model.observations()):
         pose = _row((*model.rotations[k], *model.translations[k]))
-        places = " ".join(f"{x:.3f} {y:.3f} {p}" for (x, y), p in zip(xy.tolist(), points.tolist(), strict=True))
-        images.append(f"{k + 1} {pose} 1 {model.names[k]}\n{places}\n")
+        places = " ".join(f"{x:.4f} {y:.4f} {p}" for (x, y), p in zip(xy.tolist(), points.tolist(), strict=True))
+        yield f"{k + 1} {pose} 1 {model.names[k]}\n{places}\n"
+
+
+def points_txt(model: Model) -> Iterator[str]:
+    """One line each."""
     t = model.tracks
-    points = []
+    yield "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX of its track\n"
     for k, pairs in enumerate(model.seen_by()):
         color, seen = " ".join(map(str, t.colors[k])), " ".join(map(str, pairs.ravel().tolist()))
-        points.append(f"{k + 1} {_row(t.points[k])} {color} {t.errors[k]:.6f} {seen}\n")
-    heads = {
-        "cameras.txt": "# CAMERA_ID MODEL WIDTH HEIGHT PARAMS\n",
-        "images.txt": "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of its points\n",
-        "points3D.txt": "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX of its track\n",
-    }
-    bodies = (camera, "".join(images), "".join(points))
-    return {name: (head + body).encode() for (name, head), body in zip(heads.items(), bodies, strict=True)}
+        yield f"{k + 1} {_row(t.points[k])} {color} {t.errors[k]:.6f} {seen}\n"
 
 
-def _row(values) -> str:
+def _row(values: Iterable[float]) -> str:
     return " ".join(f"{x:.17g}" for x in values)

@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8
 
 from glvid.exports.cloud import FAR, TOLERANCE, View, median_depth, seen_ratio, views
 from glvid.parallel import each
 from glvid.results import RunFolder
+from glvid.types import Intrinsics
 
 CELLS = 1500  # a frame, about; each holds one point
-OBSERVATIONS = 3_000_000  # of a run, at most, about: the longer it is, the coarser the cells
+OBSERVATIONS = 2_000_000  # of a run, at most, about: the longer it is, the coarser the cells
 ASTRAY = 1.0  # px per 640 px of width that a measured place may be off the projected one
 SEEN = 3  # frames that see a point, at least; 2 where there are no more
 BORDER = 2  # px that no point begins in
@@ -30,9 +31,9 @@ class Tracks:
     points: Float64[np.ndarray, "M 3"]
     colors: UInt8[np.ndarray, "M 3"]
     errors: Float64[np.ndarray, " M"]  # mean distance of observed and projected places, px
-    frame: Int[np.ndarray, " O"]  # place in the run's rows
-    point: Int[np.ndarray, " O"]  # number of the point
-    xy: Float64[np.ndarray, "O 2"]  # px, centres at .5
+    frame: Int32[np.ndarray, " O"]  # place in the run's rows
+    point: Int32[np.ndarray, " O"]  # number of the point
+    xy: Float32[np.ndarray, "O 2"]  # px, centres at .5
 
 
 @dataclass(frozen=True)
@@ -46,43 +47,43 @@ class Alive:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one frame adds: observations, and the first look at new points."""
+    """What one frame adds: observations, where it places their points, and the colours of those that are new."""
 
-    ids: Int[np.ndarray, " O"]
-    xy: Float64[np.ndarray, "O 2"]
-    points: Float64[np.ndarray, "O 3"]  # as this frame places them
-    colors: UInt8[np.ndarray, "O 3"]
+    ids: Int32[np.ndarray, " O"]
+    xy: Float32[np.ndarray, "O 2"]
+    points: Float64[np.ndarray, "O 3"]
+    colors: UInt8[np.ndarray, "F 3"]  # of the last F
 
 
 def tracks(run: RunFolder) -> Tracks:
-    """Tracks of a run whose rows are of one shot. Deterministic. Raises UsageError when no depth is stored or known."""
-    frames = list(_frames(run))
-    count = np.array([len(f.ids) for f in frames])
-    ids, xy, places = (np.concatenate([getattr(f, name) for f in frames]) for name in ("ids", "xy", "points"))
-    colors, frame = np.concatenate([f.colors for f in frames]), np.repeat(np.arange(len(frames)), count)
-    seen = np.bincount(ids)
-    kept = seen >= min(SEEN, max(2, len(frames)) if len(frames) > 1 else 1)
-    points = np.stack([np.bincount(ids, axis) for axis in places.T], 1) / np.maximum(seen, 1)[:, None]
-    first = np.unique(ids, return_index=True)[1]
-    stays = kept[ids]
-    number = np.cumsum(kept) - 1
-    frame, ids, xy = frame[stays], ids[stays], xy[stays]
-    off = np.linalg.norm(xy - _projected(run, points[ids], frame), axis=1)
-    errors = np.bincount(ids, off, len(kept)) / np.maximum(seen, 1)
-    return Tracks(points[kept], colors[first][kept], errors[kept], frame, number[ids], xy)
+    """Tracks of a run whose rows are of one shot. Deterministic. Raises UsageError when no depth is stored or known.
+
+    A point lies in the middle of the places that its frames give it. Memory: 12 bytes an observation.
+    """
+    ids, xy, colors, sums = [], [], [], np.zeros((0, 4))
+    for seen in _frames(run):
+        ids.append(seen.ids)
+        xy.append(seen.xy)
+        colors.append(seen.colors)
+        sums = np.concatenate([sums, np.zeros((len(seen.colors), 4))])
+        sums[seen.ids] += np.concatenate([seen.points, np.ones((len(seen.ids), 1))], 1)
+    kept = sums[:, 3] >= min(SEEN, len(run.rows))
+    points, number = sums[:, :3] / sums[:, 3:], np.cumsum(kept, dtype=np.int32) - 1
+    off, poses = np.zeros(len(points)), run.trajectory().world_T_cam
+    for k, (these, there) in enumerate(zip(ids, xy, strict=True)):
+        off[these] += np.linalg.norm(there - _projected(points[these], poses[k], run.intrinsics), axis=1)
+        ids[k], xy[k] = number[these[kept[these]]], there[kept[these]]
+    frame = np.repeat(np.arange(len(ids), dtype=np.int32), list(map(len, ids)))
+    errors = (off / sums[:, 3])[kept]
+    return Tracks(points[kept], np.concatenate(colors)[kept], errors, frame, np.concatenate(ids), np.concatenate(xy))
 
 
 def _projected(
-    run: RunFolder, points: Float64[np.ndarray, "O 3"], frame: Int[np.ndarray, " O"]
+    points: Float64[np.ndarray, "O 3"], world_T_cam: Float64[np.ndarray, "4 4"], camera: Intrinsics
 ) -> Float64[np.ndarray, "O 2"]:
-    """Where every point lies in the frame beside it."""
-    poses, (focal, center) = run.trajectory().world_T_cam[frame], _lens(run)
-    local = np.einsum("oji,oj->oi", poses[:, :3, :3], points - poses[:, :3, 3])
-    return local[:, :2] / local[:, 2:] * focal + center
-
-
-def _lens(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    return run.intrinsics.focal.numpy(), run.intrinsics.center.numpy()
+    """Where points lie in a frame."""
+    local = (points - world_T_cam[:3, 3]) @ world_T_cam[:3, :3]
+    return local[:, :2] / local[:, 2:] * camera.focal.numpy() + camera.center.numpy()
 
 
 def _frames(run: RunFolder) -> Iterator[Seen]:
@@ -99,8 +100,8 @@ def _frames(run: RunFolder) -> Iterator[Seen]:
         xy = np.concatenate([alive.xy, fresh])
         points = _placed(view, xy)
         alive = Alive(ids, np.concatenate([alive.points, points[len(alive.ids) :]]), xy)
-        x, y = xy.astype(np.int64).T
-        yield Seen(ids, xy, points, view.image[y, x])
+        x, y = fresh.astype(np.int64).T
+        yield Seen(ids.astype(np.int32), xy.astype(np.float32), points, view.image[y, x])
 
 
 def _flow_to(run: RunFolder, k: int) -> np.ndarray | None:
