@@ -112,7 +112,7 @@ def view() -> None:
             tab.goto(viewer.url)
             chromium.until(tab, "window.glvid?.ready && glvid.cloudReady", 60)
             first, cloud = tab.evaluate("[glvid.readyAfter / 1000, glvid.cloudAfter / 1000]")
-        say(frames=300, first_frame_s=first, cloud_s=cloud, trouble=len(trouble))
+        say(frames=300, first_frame_s=first, cloud_s=cloud, trouble=trouble)
 
 
 def pictures(folders: list[str]) -> None:

@@ -131,34 +131,72 @@ class SimpleModel(torch.nn.Module):
         return SimpleNamespace(predicted_depth=self.said(pixel_values))
 
 
-def test_infer_with_a_relative_model_ends_nearer_the_truth_than_it_says(tmp_path, monkeypatch):
-    """A model that knows true inverse depth of every frame, stretched and shifted: the clip tells the shift."""
-    truth = scene(920_031, "handheld", frames=10, size=(192, 128))
+@pytest.fixture(scope="module")
+def truth():
+    return scene(920_031, "handheld", frames=10, size=(192, 128))
+
+
+@pytest.fixture
+def stood_in(truth, tmp_path, monkeypatch):
+    """Puts a model that knows every frame's true depth, and says `of` it, in the hub's place; runs `infer`."""
     folder = tmp_path / "frames"
     folder.mkdir()
     for k, image in enumerate(truth.images):
         bgr = (image.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
         cv2.imwrite(str(folder / f"{k:03d}.png"), bgr)
     small = torch.nn.functional.interpolate(truth.images, (16, 24), mode="area")
+    facts = {"name": "hf:stand-in", "sha256": "0" * 64, "licence": "mit"}
 
-    def said(pixel_values):
-        seen = torch.nn.functional.interpolate(pixel_values, (16, 24), mode="area")
-        at = [(small - x).abs().mean((1, 2, 3)).argmin() for x in seen]
-        inverse = 1 / truth.depth[torch.stack(at), 0]
-        return 40 * (inverse + 0.6 * inverse.median())  # far from what is assumed at first
+    def infer(of, relative, **options):
+        def said(pixel_values):
+            seen = torch.nn.functional.interpolate(pixel_values, (16, 24), mode="area")
+            at = [(small - x).abs().mean((1, 2, 3)).argmin() for x in seen]
+            return of(truth.depth[torch.stack(at), 0])
 
-    images = hub.Preprocessing((192, 128), 2, False, (0.0,) * 3, (1.0,) * 3)
-    net = hub.HubDepth(SimpleModel(said), images, relative=True)
-    facts = {"name": "hf:corrupted", "sha256": "0" * 64, "licence": "mit"}
-    monkeypatch.setattr(hub, "load", lambda name, device: (net, facts))
-    info = run(folder, tmp_path / "out", InferOptions(depth_model="hf:corrupted", refine="none", precision="fp32"))
-    assert info["models"]["depth"] == facts
+        images = hub.Preprocessing((192, 128), 2, False, (0.0,) * 3, (1.0,) * 3)
+        net = hub.HubDepth(SimpleModel(said), images, relative)
+        monkeypatch.setattr(hub, "load", lambda name, device: (net, facts))
+        chosen = InferOptions(depth_model="hf:stand-in", refine="none", precision="fp32", **options)
+        info = run(folder, tmp_path / "out", chosen)
+        assert info["models"]["depth"] == facts
+        return info, open_run(tmp_path / "out"), net
+
+    return infer
+
+
+def test_infer_with_a_relative_model_ends_nearer_the_truth_than_it_says(truth, stood_in):
+    """True inverse depth, stretched and shifted: the clip tells the shift."""
+
+    def inverse(depth):
+        return 40 * (1 / depth + 0.6 * (1 / depth).median())  # far from what is assumed at first
+
+    info, clip, net = stood_in(inverse, relative=True)
     assert info["warnings"] == [] or not any("hardly changes place" in w for w in info["warnings"])
+    assert info["depth"]["unit"] == "scene"
     with torch.inference_mode():
         before = far_off(net.depth(truth.images)[:, 0].numpy(), truth)
-    clip = open_run(tmp_path / "out")
     after = far_off([clip.depth(row) for row in clip.rows], truth)
     assert after < 0.4 * before
+
+
+def test_infer_with_a_metric_model_is_in_metres(truth, stood_in):
+    """Depth, path and cloud: the model's metres, by the median over the clip."""
+    info, clip, _ = stood_in(lambda depth: depth, relative=False)
+    assert info["depth"]["unit"] == "m" and "hf:stand-in, metric" in info["depth"]["scale_source"]
+    ratio = [np.nanmedian(clip.depth(row) / t) for row, t in zip(clip.rows, truth.depth[:, 0].numpy(), strict=True)]
+    assert np.median(ratio) == pytest.approx(1, abs=0.03)
+    true = truth.world_T_cam[:, :3, 3].numpy()
+    ours = clip.trajectory().world_T_cam[:, :3, 3]
+    lengths = [np.linalg.norm(np.diff(path, axis=0), axis=1).sum() for path in (ours, true)]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.1)
+
+
+def test_what_was_measured_counts_for_more_than_a_metric_model(stood_in):
+    info, clip, _ = stood_in(lambda depth: depth, relative=False, scale_from="distance=0:96,64:30")
+    (fx, fy), (cx, cy) = clip.intrinsics.focal.tolist(), clip.intrinsics.center.tolist()
+    ray = np.linalg.norm([(96 - cx) / fx, (64 - cy) / fy, 1])
+    assert np.median(clip.depth(clip.rows[0])[62:67, 94:99]) * ray == pytest.approx(30, rel=1e-3)
+    assert info["depth"]["scale_source"].startswith("distance 30 m")
 
 
 def far_off(depths, truth):

@@ -17,6 +17,7 @@ from glvid import cli, inference, refine, results, weights
 from glvid.cli import commands
 from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
+from glvid.exports.ply import read_ply
 from glvid.inference import clip as clip_module
 from glvid.inference import job
 from glvid.inference.job import Decoded, Solved
@@ -156,6 +157,30 @@ def test_a_second_run_is_already_done(clip, tmp_path):
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     with pytest.raises(UsageError, match="--overwrite"):
         inference.run(clip, tmp_path / "run", replace(OPTIONS, max_size=64))
+
+
+def test_metres_go_through_the_whole_run(clip, tmp_path):
+    """Depth, path and cloud of the run in metres are those of the run in scene units, larger."""
+    plain = inference.run(clip, tmp_path / "a", OPTIONS)
+    metric = inference.run(clip, tmp_path / "b", replace(OPTIONS, scale_from="distance=1:60,40:12.5"))
+    check(tmp_path / "b")
+    assert (plain["depth"]["unit"], metric["depth"]["unit"]) == ("scene", "m")
+    assert metric["options"]["scale_from"] == "distance=1:60,40:12.5" and metric["warnings"] == plain["warnings"]
+    factor = metric["depth"]["scale"] / plain["depth"]["scale"]
+    a, b = (results.open_run(tmp_path / name) for name in "ab")
+    assert abs(factor - 1) > 0.1
+    assert np.allclose(b.trajectory().world_T_cam[:, :3, 3], factor * a.trajectory().world_T_cam[:, :3, 3], atol=1e-9)
+    clouds = [read_ply(tmp_path / name / "scene.ply").points for name in "ab"]
+    assert np.median(clouds[1][:, 2]) == pytest.approx(factor * np.median(clouds[0][:, 2]), rel=0.02)
+
+
+def test_a_measurement_of_no_use_is_a_warning(clip, tmp_path):
+    """The maps are worth keeping; what cannot even be read is refused before anything is written."""
+    info = inference.run(clip, tmp_path / "a", replace(OPTIONS, scale_from="distance=99:60,40:12.5"))
+    assert info["depth"]["unit"] == "scene" and "Not in metres" in info["warnings"][-1]
+    with pytest.raises(UsageError, match="--scale-from"):
+        inference.run(clip, tmp_path / "b", replace(OPTIONS, scale_from="height"))
+    assert not (tmp_path / "b").exists()
 
 
 def test_cut_begins_a_new_world(truth, tmp_path):

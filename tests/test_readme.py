@@ -44,12 +44,15 @@ def test_python_runs(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     wall = rng.integers(0, 255, (16, 24, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     (tmp_path / "assets").mkdir()
-    write_video(tmp_path / "assets/demo.mp4", [wall[:96, k : k + 128] for k in (0, 2, 4)], 10)
+    write_video(tmp_path / "assets/demo.mp4", [wall[:96, k : k + 128] for k in range(0, 14, 2)], 10)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(code, names)
     assert names["depth"].shape == names["moving"].shape == (96, 128)
-    assert names["flow"] is None  # of the last row
+    assert names["flow"].shape == (2, 96, 128) and names["some"].shape == (3, 96, 128)
+    assert names["poses"].shape == (7, 4, 4) and names["points"].shape == names["colors"].shape
+    assert (tmp_path / "exported/npy/depth/000006.npy").is_file()
+    assert (tmp_path / "in_metres/tum/trajectory.txt").is_file()
 
 
 def test_reading_order_is_import_order():

@@ -18,7 +18,7 @@ from glvid.results import KINDS, Row, RunFolder
 
 LONGEST = 640  # px, long side of the pictures sent: scrubbing is to be smooth through a tunnel too
 POINTS = 400_000  # of the cloud, 6 MB
-VIEWS, SAMPLES = 30, 60_000  # of them: what the eye needs, in a second or two
+VIEWS, SAMPLES = 20, 60_000  # of them: what the eye needs, in a second or two
 SAMPLED = 8, 4  # depth and flow maps looked at for the limits of the colours
 MOVING = 0.5  # probability from which on a pixel counts as moving
 
