@@ -112,12 +112,11 @@ def test_json_and_quiet_are_options_of_every_command(name, capsys):
 @pytest.mark.parametrize(
     "typed, offered",
     [
-        ("glvid ex", {"export", "export-ply"}),
-        ("glvid export run --to tum,co", {"tum,colmap"}),
-        ("glvid export run --to tum,tu", set()),
-        ("glvid infer clip.mp4 --refine p", {"params"}),
+        ("glvid ex", "export export-ply"),
+        ("glvid export run --to tum,co", "tum,colmap"),
+        ("glvid export run --to tum,tu", ""),
+        ("glvid infer clip.mp4 --refine p", "params"),
     ],
-    ids=str,
 )
 def test_the_shell_completes(typed, offered):
     """bash asks the program itself, by variables; torch is not loaded for that."""
@@ -126,7 +125,7 @@ def test_the_shell_completes(typed, offered):
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60
     )
-    assert set(done.stdout.split()) == offered and done.stderr == ""
+    assert sorted(done.stdout.split()) == offered.split() and done.stderr == ""
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

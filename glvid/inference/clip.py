@@ -132,7 +132,12 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     job.report.stage("refine" if full else "moving objects", refine.work(decoded.bounds(), job.options.refine, steps))
     solved = []
     plan = refine.Plan(
-        job.options.refine, steps, job.device, store=job.maps.store, filtered=job.options.temporal_filter
+        job.options.refine,
+        steps,
+        job.device,
+        store=job.maps.store,
+        filtered=job.options.temporal_filter,
+        precision=job.precision,
     )
     for bounds in decoded.bounds():
         shot, solution, net = ready[bounds]

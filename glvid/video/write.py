@@ -43,6 +43,8 @@ def write_gray16(
 
     As `write_video` otherwise. Raises OutputError too when the file does not hold as many frames as were written.
     """
+    with _refusals(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     with _written(Path(path), "matroska", {}) as output:
         stream, count = None, 0
         output.metadata.update(tags)
@@ -67,7 +69,6 @@ def _written(path: Path, container: str, options: dict[str, str]) -> Iterator[av
     part = _part(path)
     try:
         with _refusals(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             output = av.open(f"file:{part.absolute()}", "w", format=container, options=options)
         yield output
         with _refusals(path):
