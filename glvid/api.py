@@ -15,21 +15,28 @@ from glvid.results import Row, RunFolder
 
 @dataclass(frozen=True)
 class Frames(Sequence):
-    """N maps of a run, read when asked for: `[k]` is one of them, `[a:b]` a stack of several.
+    """N maps of a run, read when asked for: `[k]` is one of them, `[a:b]` a stack of several, NaN where there is none.
 
     Raises UsageError where the run holds none, InputError where a file is missing or damaged.
     """
 
     rows: tuple[Row, ...]
     read: Callable[[Row], np.ndarray | None]
+    shape: tuple[int, ...]  # of one
+    kind: type = np.float32
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, k: int | slice) -> np.ndarray | None:
-        if isinstance(k, slice):
-            return np.stack([self.read(row) for row in self.rows[k]])
-        return self.read(self.rows[k])
+        if not isinstance(k, slice):
+            return self.read(self.rows[k])
+        chosen = self.rows[k]
+        stack = np.empty((len(chosen), *self.shape), self.kind)
+        for place, row in zip(stack, chosen, strict=True):
+            found = self.read(row)
+            place[:] = np.nan if found is None else found
+        return stack
 
     def __iter__(self) -> Iterator[np.ndarray | None]:
         return map(self.read, self.rows)
@@ -74,24 +81,28 @@ class Run:
         return np.array([row.shot for row in self.folder.rows])
 
     @property
+    def _shape(self) -> tuple[int, int]:
+        return self.folder.size[1], self.folder.size[0]
+
+    @property
     def depth(self) -> Frames:
         """(H, W) float32 each, z along the optical axis in `unit`; NaN where nothing is known."""
-        return Frames(self.folder.rows, self.folder.depth)
+        return Frames(self.folder.rows, self.folder.depth, self._shape)
 
     @property
     def flow(self) -> Frames:
         """(2, H, W) float32 each, px to the next frame, NaN where unknown; None for the last frame of a shot."""
-        return Frames(self.folder.rows, self.folder.flow)
+        return Frames(self.folder.rows, self.folder.flow, (2, *self._shape))
 
     @property
     def moving(self) -> Frames:
         """(H, W) float32 each, 0..1: the probability that a pixel moves on its own."""
-        return Frames(self.folder.rows, self.folder.mask)
+        return Frames(self.folder.rows, self.folder.mask, self._shape)
 
     @property
     def images(self) -> Frames:
         """(H, W, 3) uint8 RGB each."""
-        return Frames(self.folder.rows, self.folder.image)
+        return Frames(self.folder.rows, self.folder.image, (*self._shape, 3), np.uint8)
 
     @cached_property
     def poses(self) -> Float64[np.ndarray, "N 4 4"]:

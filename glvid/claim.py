@@ -189,7 +189,7 @@ def _refuse(path: Path) -> None:
     except (OSError, ValueError):  # no lock, or not one of ours
         return
     if words and words[0].isdigit():
-        if _alive(int(words[0]), words[1] if len(words) > 1 else ""):
+        if is_alive(int(words[0]), words[1] if len(words) > 1 else ""):
             raise _held(path, f"process {words[0]}")
     elif age < FRESH:
         raise _held(path, "another run")
@@ -199,7 +199,7 @@ def _held(path: Path, owner: str) -> OutputError:
     return OutputError(f"{path.parent}: {owner} is writing there; wait for it, or choose another folder with -o")
 
 
-def _alive(pid: int, born: str) -> bool:
+def is_alive(pid: int, born: str = "") -> bool:
     """Is it the process that wrote the lock? Containers reuse small pids at once, so its start time must agree too."""
     if os.name != "posix":
         return True  # no harmless way to ask there; the message names the folder that holds the lock

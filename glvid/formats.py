@@ -72,6 +72,11 @@ def atomic_stream(path: Path, parts: Iterable[bytes], sync: bool = False) -> Non
             raise OSError(errno.EIO, "the file came out shorter than what was written")
 
 
+def printable(name: str) -> str:
+    """A file name as text that every file can hold: bytes of it that are no UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode()
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turns whatever a missing or damaged file raises into an InputError that names it."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from glvid.errors import UsageError
 from glvid.types import Clip, Intrinsics
@@ -96,12 +96,30 @@ def rectifier(spec: str | None, camera: Intrinsics | None) -> Rectifier | None:
     """`--distortion` k1,k2,p1,p2[,k3] (OpenCV's model) as a resampling of frames of the camera's size, or None."""
     if spec is None:
         return None
-    values = np.array(_numbers(spec, (4, 5), f"--distortion {spec}"))
+    values = _distortion(spec)
     if camera is None:
         raise UsageError(f"--distortion {spec}: is meaningless without the camera; give --intrinsics too")
-    K = camera.matrix.double().numpy().copy()
-    K[:2, 2] -= 0.5  # OpenCV's pixel centres are whole numbers
+    K = integer_centers(camera)
     return Rectifier(*cv2.initUndistortRectifyMap(K, values, np.eye(3), K, camera.size, cv2.CV_32FC1))
+
+
+def straightened(xy: Float64[np.ndarray, "2"], spec: str | None, camera: Intrinsics | None) -> Float64[np.ndarray, "2"]:
+    """Where a place of a distorted frame lies in the rectified one; px of the camera's size, centres at .5."""
+    if spec is None or camera is None:
+        return xy
+    K = integer_centers(camera)
+    return cv2.undistortPoints((xy - 0.5)[None, None], K, _distortion(spec), P=K)[0, 0] + 0.5
+
+
+def _distortion(spec: str) -> Float64[np.ndarray, " K"]:
+    return np.array(_numbers(spec, (4, 5), f"--distortion {spec}"))
+
+
+def integer_centers(camera: Intrinsics) -> Float64[np.ndarray, "3 3"]:
+    """K where the top-left pixel has its centre at (0, 0), as in OpenCV, Open3D and KITTI's files; ours: (0.5, 0.5)."""
+    K = camera.matrix.double().numpy().copy()
+    K[:2, 2] -= 0.5
+    return K
 
 
 def mask_files(folder: Path | None, clip: Clip) -> dict[str, Path]:

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
+from glvid import given
 from glvid.errors import UsageError
 from glvid.exports.cloud import STATIC, chosen, longest_shot, strided
+from glvid.formats import printable
 from glvid.geometry import umeyama
 from glvid.results import RunFolder
+from glvid.types import Intrinsics
 
 USAGE = "give camera-height=METRES, distance=FRAME:x,y:METRES or path=FILE"
 TILT = 50.0  # degrees that the ground may be away from lying flat under the first picture
@@ -26,6 +29,7 @@ RISE = 0.05  # sine of a way that still goes along the ground, as far as can be 
 GROUND = 0.25  # share of what is looked at steeply, in the lower half of the picture, that has to lie on it
 FRAMES, POINTS = 40, 8000  # looked at for the ground, at most
 ENOUGH = 0.25  # share of the frames that have to show it
+APART = 0.15  # of a path's extent that a known one may be off ours (rms): farther, clocks or clips are not the same
 WINDOW = 2  # px around the pixel of a distance
 
 
@@ -235,7 +239,7 @@ def by_distance(run: RunFolder, known: Known) -> tuple[float, str]:
     source = run.camera["source_width"], run.camera["source_height"]
     if not (0 <= known.xy[0] < source[0] and 0 <= known.xy[1] < source[1]):
         raise UsageError(f"{where}: lies outside the source's {source[0]}x{source[1]} px")
-    xy = np.array(known.xy) * run.size / np.array(source)
+    xy = given.straightened(np.array(known.xy) * run.size / np.array(source), *lens_of(run))
     window = tuple(slice(max(0, int(a) - WINDOW), int(a) + WINDOW + 1) for a in xy[::-1])
     if row.mask and np.median(run.mask(row)[window]) >= 0.5:
         raise UsageError(f"{where}: shows what moves on its own, whose depth nothing measures; take another point")
@@ -250,40 +254,59 @@ def by_distance(run: RunFolder, known: Known) -> tuple[float, str]:
     )
 
 
+def lens_of(run: RunFolder) -> tuple[str | None, Intrinsics | None]:
+    """The distortion that the maps are without, and the camera it was given with, at the size of the maps."""
+    distortion, spec = (run.info["options"].get(name) for name in ("distortion", "intrinsics"))
+    if distortion is None or spec is None:
+        return None, None
+    source = run.camera["source_width"], run.camera["source_height"]
+    return distortion, given.intrinsics(spec, source).resized(run.size)
+
+
 def by_path(run: RunFolder, known: Known) -> tuple[float, str]:
     """The similarity that fits the camera's path of the longest shot to the known one (Umeyama 1991)."""
     where, rows = f"--scale-from {known.spec}", longest_shot(run)
-    here, there = matched(run, rows, known)
-    if len(here) < 3:
-        raise UsageError(f"{where}: only {len(here)} of its poses are of frames of this run, three are needed at least")
+    fits = [fitted(run, *pair, known) for pair in matched(run, rows, known) if len(pair[0]) >= 3]
+    if not fits:
+        raise UsageError(f"{where}: less than three of its poses are of frames of this run")
+    scale, off, extent, count = min(fits, key=lambda fit: fit[1] / max(fit[2], 1e-12))
+    if not 1e-9 < scale < 1e9 or extent <= 1e-9:
+        raise UsageError(f"{where}: the camera does not change place, so there is nothing to compare")
+    if off > APART * extent:
+        raise UsageError(f"{where}: is another path: {off:.3g} m (rms) off ours, in an extent of {extent:.3g} m")
+    name = printable(Path(known.spec.partition("=")[2]).name)
+    return scale, f"path of {count} poses, {off:.2g} m (rms) off, in {name}"
+
+
+def fitted(run: RunFolder, here: np.ndarray, there: np.ndarray, known: Known) -> tuple[float, float, float, int]:
+    """Scale of ours to fit the known path, how far off it is then (m, rms), extent of the known one (m), and of how
+    many poses; scale 0 where ours does not move."""
     ours, theirs = torch.from_numpy(run.trajectory().world_T_cam[here, :3, 3]), torch.from_numpy(known.places[there])
     extent = [float((x - x.mean(0)).norm(dim=1).max()) for x in (ours, theirs)]
-    if min(extent) <= 1e-9:
-        raise UsageError(f"{where}: the camera does not change place, so there is nothing to compare")
+    if extent[0] <= 1e-9:
+        return 0.0, 0.0, extent[1], len(here)
     s, R, t = umeyama(ours, theirs)
     off = float(((s * ours @ R.T + t - theirs) ** 2).sum(1).mean().sqrt())
-    if off > 0.3 * extent[1]:
-        raise UsageError(f"{where}: is another path: {off:.3g} m (rms) off ours, in an extent of {extent[1]:.3g} m")
-    return float(s), f"path of {len(here)} poses, {off:.2g} m (rms) off, in {Path(known.spec.partition('=')[2]).name}"
+    return float(s), off, extent[1], len(here)
 
 
-def matched(run: RunFolder, rows: np.ndarray, known: Known) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the run, and the known poses of the same moment.
+def matched(run: RunFolder, rows: np.ndarray, known: Known) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of the run and the known poses of the same moment, in the ways in which they may belong together.
 
-    By time, half a frame apart at most. Where no time agrees (other clocks), and by poses without time: pose i is of
-    frame i of the source or, where there are as many poses as rows, of row i.
+    By time, half a frame apart at most; where there are as many poses as rows, one by one, as other clocks need it; and
+    poses without time: pose i is of frame i of the source.
     """
-    times = np.array([run.rows[k].time_s for k in rows])
-    if known.times is not None:
-        nearest = np.abs(times[:, None] - known.times).argmin(1)
-        gap = np.diff(times).mean() / 2 if len(times) > 1 else 0.5
-        near = np.abs(known.times[nearest] - times) <= gap
-        if near.any():
-            return rows[near], nearest[near]
+    pairs = []
     if len(known.places) == len(run.rows):
-        return rows, rows
-    if known.times is not None:
-        return rows[:0], rows[:0]
-    indices = np.array([run.rows[k].index for k in rows])
-    there = indices < len(known.places)
-    return rows[there], indices[there]
+        pairs.append((rows, rows))
+    if known.times is None:
+        indices = np.array([run.rows[k].index for k in rows])
+        there = indices < len(known.places)
+        return [*pairs, (rows[there], indices[there])]
+    times, order = np.array([run.rows[k].time_s for k in rows]), np.argsort(known.times)
+    after = np.searchsorted(known.times[order], times).clip(1, max(1, len(order) - 1))
+    sides = np.stack([order[after - 1], order[np.minimum(after, len(order) - 1)]])
+    gaps = np.abs(known.times[sides] - times)
+    nearest = sides[gaps.argmin(0), np.arange(len(times))]
+    near = gaps.min(0) <= (np.diff(times).mean() / 2 if len(times) > 1 else 0.5)
+    return [*pairs, (rows[near], nearest[near])]

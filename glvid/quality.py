@@ -3,6 +3,7 @@
 Nothing here knows the truth: the numbers say how well depth, camera and flow agree, and where only a network spoke.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -74,6 +75,6 @@ def stated(shots: Sequence[Quality]) -> dict[str, list[Any]]:
     """The `quality` entry of run.json: lists with one entry a row."""
     names = {"reprojection_px": "reprojection", "static": "static", "scale": "scale", "confidence": "confidence"}
     return {
-        key: [None if x is None else round(x, 5) for shot in shots for x in getattr(shot, name)]
+        key: [None if x is None or not math.isfinite(x) else round(x, 5) for shot in shots for x in getattr(shot, name)]
         for key, name in names.items()
     }

@@ -9,6 +9,7 @@ A run that has not ended also holds a lock (pid of the writer) and a journal (th
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -272,9 +273,30 @@ def open_run(folder: Path | str, finished: bool = True) -> RunFolder:
     if finished and info.get("status") not in ("complete", "partial"):
         raise UsageError(f"{folder}: holds an interrupted run; finish it with `glvid infer ... --resume`")
     with reading(folder / INFO):
-        float(info["depth"]["scale"]), info["depth"]["unit"]  # what the readers rely on
+        _check_info(info, PARTS if finished else {"depth": dict})
     rows = read_frames(folder)
+    if finished and len(rows) != len(info["frames"]):
+        counts = f"{len(rows)} rows for the {len(info['frames'])} frames of {INFO}"
+        raise InputError(f"{folder / FRAMES}: is damaged ({counts}); make it again with `glvid infer`")
     return RunFolder(folder, info, read_camera(folder), rows, tuple(range(len(rows))))
+
+
+PARTS = {"input": dict, "options": dict, "models": (dict, list), "refine": dict, "depth": dict, "frames": list}
+PARTS |= {"seconds": dict, "warnings": list}
+
+
+def _check_info(info: dict[str, Any], parts: dict[str, type | tuple[type, ...]]) -> None:
+    """Raises ValueError where run.json lacks what its readers rely on."""
+    for name, kind in parts.items():
+        if not isinstance(info[name], kind) or (name == "frames" and not info[name]):
+            raise ValueError(f"its entry {name} is not what it should be")
+    depth = info["depth"]
+    if not 0 < float(depth["scale"]) < math.inf or depth["unit"] not in ("m", "scene"):
+        raise ValueError("depth.scale is no positive number, or depth.unit neither m nor scene")
+    str(depth["kind"]), str(depth["scale_source"])
+    for name, values in info.get("quality", {}).items():
+        if len(values) != len(info["frames"]):
+            raise ValueError(f"quality.{name} has {len(values)} values")
 
 
 def read_info(folder: Path) -> dict[str, Any] | None:

@@ -38,6 +38,8 @@ def test_arrays_are_those_of_the_run(run, truth):
     assert run.depth[2] == pytest.approx(truth.depth[2], rel=1e-3) and run.depth[-1].shape == (120, 160)
     assert run.depth[1:4].shape == (3, 120, 160) and run.images[0:2].shape == (2, 120, 160, 3)
     assert run.flow[0] == pytest.approx(truth.flow[0], abs=0.01) and run.flow[2] is None and run.flow[4] is None
+    assert np.isnan(run.flow[:]).all((1, 2, 3)).tolist() == [False, False, True, False, True]
+    assert run.depth[3:3].shape == (0, 120, 160) and run.images[::2].dtype == np.uint8
     assert [moving.mean() > 0 for moving in run.moving] == [True] * 5
     assert np.array_equal(run.K, truth.intrinsics.matrix.numpy())
     assert run.poses[:3] == pytest.approx(truth.world_T_cam[:3], abs=1e-9) and run.poses.shape == (5, 4, 4)

@@ -408,3 +408,35 @@ def test_view_serves_until_it_is_interrupted(finished):
             assert answer.status == 200
         running.send_signal(signal.SIGINT)
         assert running.wait(30) == 0
+
+
+def test_overwrite_replaces_what_glvid_wrote_and_nothing_else(finished, tmp_path, capsys):
+    for name, option in (("export-ply", "x.ply"), ("report", "x.html")):
+        path = tmp_path / option
+        path.write_text("mine")
+        assert cli.command([name, str(finished), "-o", str(path), "--overwrite"]) == 2
+        assert "glvid writes" in said(capsys) and path.read_text() == "mine"
+        path.unlink()
+        assert cli.command([name, str(finished), "-o", str(path), "-q"]) == 0
+        assert cli.command([name, str(finished), "-o", str(path), "-q", "--overwrite"]) == 0
+
+
+def test_ctrl_c_says_so(finished, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("glvid.exports.export", interrupted)
+    assert cli.command(["export", str(finished), "--to", "tum", "-o", str(tmp_path)]) == 130
+    assert "interrupted" in said(capsys)
+
+
+@pytest.mark.parametrize("option", ["--scale-from", "--frames"])
+def test_an_empty_option_is_not_no_option(option, finished, tmp_path, capsys):
+    """As a shell leaves it whose variable is not set."""
+    assert cli.command(["export", str(finished), "--to", "tum", "-o", str(tmp_path), option, ""]) == 2
+    assert option in said(capsys) and list(tmp_path.iterdir()) == []
+
+
+def test_messages_are_what_they_are(tmp_path, capsys):
+    assert cli.command(["report", str(tmp_path / ":smile:")]) == 2
+    assert ":smile:" in said(capsys)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -21,8 +22,8 @@ from room import Room, room, write_run
 from glvid import exports, results
 from glvid.cli import command
 from glvid.cli.options import FORMATS
-from glvid.errors import OutputError, UsageError
-from glvid.exports import ExportOptions, folder
+from glvid.errors import InputError, OutputError, UsageError
+from glvid.exports import ExportOptions
 from glvid.exports.cloud import load_open3d
 from glvid.exports.maps import with_text
 from glvid.exports.ply import Mesh, read_ply
@@ -497,28 +498,30 @@ def blender_scene(script: Path) -> tuple[Anything, Anything]:
     bpy, mathutils = types.ModuleType("bpy"), types.ModuleType("mathutils")
     bpy.context, bpy.ops, mathutils.Matrix = Anything(scene=scene), Anything(), Matrix
     bpy.data = Anything(cameras=Anything(new=lambda name: Anything()))
-    bpy.data.objects = Anything(new=lambda name, data: camera)
+    bpy.data.objects = Anything(new=lambda name, lens: setattr(camera, "data", lens) or camera)
     bpy.data.images.load = lambda path: Anything()
     sys.modules |= {"bpy": bpy, "mathutils": mathutils}
     try:
         exec(compile(script.read_text(), str(script), "exec"), {"__file__": str(script)})
     finally:
         del sys.modules["bpy"], sys.modules["mathutils"]
-    camera.data = scene_lens(script)
     return scene, camera
-
-
-def scene_lens(script: Path) -> Anything:
-    """The lens that the script makes, from its data."""
-    data = json.loads(script.read_text().split('json.loads("""')[1].split('""")')[0])
-    return Anything(lens=data["lens"], sensor_width=36.0, shift_x=data["shift"][0], shift_y=data["shift"][1])
 
 
 def test_blender_script(out, run):
     scene, camera = blender_scene(out / "blender/camera.py")
     assert (scene.render.resolution_x, scene.render.resolution_y) == SIZE
+    assert camera.data.background_images.new().image is not None
     assert scene.frame_end == FRAMES == len(camera.poses) and scene.render.fps / scene.render.fps_base == 30
     assert sorted(path.name for path in (out / "blender/images").iterdir())[0] == "000001.jpg"
+
+
+@pytest.mark.parametrize("source", ['x"""\nraise SystemExit("taken over")\n"""', "gps\\N.txt", "a\\' + \"\udcff"])
+def test_no_text_of_a_run_becomes_code(run, tmp_path, source):
+    """Where the scale comes from is a file name, or whatever a run from elsewhere says."""
+    exports.export(run.scaled(2, "m", source), ["blender", "exr", "depth-video", "rrd", "kitti"], tmp_path)
+    scene, camera = blender_scene(tmp_path / "blender/camera.py")
+    assert len(camera.poses) == FRAMES
 
 
 # ---------------------------------------------------------------- folders, ranges, units
@@ -551,7 +554,7 @@ def test_ranges_and_strides(run, tmp_path):
     assert [row[0] for row in said["frames"]] == [1, 4]
 
 
-@pytest.mark.parametrize("frames", ["3", "a:b", "5:5", "0:99", "-1:3"])
+@pytest.mark.parametrize("frames", ["3", "a:b", "5:5", "0:99", "-1:3", "", "\u00b2:", "1:2:3"])
 def test_wrong_ranges(run, tmp_path, frames):
     with pytest.raises(UsageError, match="--frames"):
         exports.export(run, ["tum"], tmp_path, ExportOptions(frames=frames))
@@ -624,20 +627,62 @@ def test_a_list_of_files_cannot_lead_out_of_its_folder(run, tmp_path):
     assert (tmp_path / "victim").exists()
 
 
-def test_a_format_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
-    def full(*args):
-        raise OutputError("disk full")
-
+def test_a_format_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch):
+    """A damaged map in the middle, a full disk, a foreign file beside another format: the old exports stay."""
     copy = results.open_run(shutil.copytree(run.path, tmp_path / "copy.glvid"))
+    exports.export(copy, ["tum", "npy"], tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     (copy.path / copy.rows[5].depth).write_bytes(b"broken")
-    with pytest.raises(Exception, match=r"000005\.png: is damaged"):
-        exports.export(copy, ["tum", "npy"], tmp_path / "out")
-    assert (tmp_path / "out/tum/trajectory.txt").is_file()
-    assert folder.found(tmp_path / "out/npy") == []
-    monkeypatch.setattr(results, "check_space", full)
-    with pytest.raises(OutputError):
-        exports.export(run, ["tum"], tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    again = ExportOptions(overwrite=True)
+    with pytest.raises(InputError, match=r"000005\.png: is damaged"):
+        exports.export(copy, ["npy"], tmp_path / "out", again)
+    with pytest.raises(InputError):
+        exports.export(copy, ["npy"], tmp_path / "new")
+    (tmp_path / "out/mesh").mkdir()
+    (tmp_path / "out/mesh/mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"mine\.txt"):
+        exports.export(run, ["tum", "npy", "mesh"], tmp_path / "out", again)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: types.SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match="disk"):
+        exports.export(run, ["tum", "npy"], tmp_path / "out", again)
+    (tmp_path / "out/mesh/mine.txt").unlink()
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_interrupted_export_is_none(run, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exports.folders, "finished", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exports.export(run, ["npy"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_swept_and_in_nobody_s_way(run, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f".glvid-{ended.pid}-export-npy/depth", f".glvid-{os.getpid()}-export-flo", ".glvid-x-export-npy"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "000000.npy").write_text("x")
+    exports.export(run, ["npy"], tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"npy", f".glvid-{os.getpid()}-export-flo", ".glvid-x-export-npy"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"stride": 0}, {"stride": -1}, {"max_points": 0}, {"png_step": -1.0}, {"png_step": float("inf")}],
+)
+def test_options_that_cannot_be_are_refused(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        ExportOptions(**wrong)
+
+
+def test_the_last_frame_never_has_flow(run, tmp_path):
+    with pytest.raises(UsageError, match="none of the chosen frames has flow"):
+        exports.export(run, ["flo"], tmp_path, ExportOptions(frames=f"{FRAMES - 1}:"))
 
 
 def test_unknown_formats(run, tmp_path, capsys):

@@ -147,7 +147,10 @@ def stood_in(truth, tmp_path, monkeypatch):
     small = torch.nn.functional.interpolate(truth.images, (16, 24), mode="area")
     facts = {"name": "hf:stand-in", "sha256": "0" * 64, "licence": "mit"}
 
-    def infer(of, relative, **options):
+    def infer(of, relative, count=10, **options):
+        for path in sorted(folder.iterdir())[count:]:
+            path.unlink()
+
         def said(pixel_values):
             seen = torch.nn.functional.interpolate(pixel_values, (16, 24), mode="area")
             at = [(small - x).abs().mean((1, 2, 3)).argmin() for x in seen]
@@ -189,6 +192,12 @@ def test_infer_with_a_metric_model_is_in_metres(truth, stood_in):
     ours = clip.trajectory().world_T_cam[:, :3, 3]
     lengths = [np.linalg.norm(np.diff(path, axis=0), axis=1).sum() for path in (ours, true)]
     assert lengths[0] == pytest.approx(lengths[1], rel=0.1)
+
+
+def test_one_picture_by_a_metric_model_is_in_metres_too(truth, stood_in):
+    info, clip, _ = stood_in(lambda depth: depth, relative=False, count=1)
+    assert info["depth"]["unit"] == "m" and clip.trajectory().unit == "m"
+    assert np.nanmedian(clip.depth(clip.rows[0]) / truth.depth[0, 0].numpy()) == pytest.approx(1, abs=0.03)
 
 
 def test_what_was_measured_counts_for_more_than_a_metric_model(stood_in):

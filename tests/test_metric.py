@@ -1,10 +1,13 @@
 """Metres from a height, a distance or a path: a room of known size, whose run says scene units."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 from room import Room, room, write_run
 
-from glvid import formats, metric, results
+from glvid import formats, given, metric, results
 from glvid.cli import command
 from glvid.errors import UsageError
 from glvid.types import Trajectory
@@ -99,6 +102,26 @@ def test_distance_wants_what_rests_and_is_there(run, truth):
             found(run, spec)
 
 
+def test_distance_knows_the_distortion_that_was_taken_out(run, truth):
+    """The pixel is one of the clip as it is; the maps are straight. The place goes there and back."""
+    options = {"distortion": "-0.2,0.05,0.001,0", "intrinsics": "432,432,242,176"}
+    bent = replace(run, info=run.info | {"options": run.info["options"] | options})
+    lens = metric.lens_of(bent)
+    straight = given.straightened(np.array([200.0, 150.0]), *lens)
+    rectified = given.rectifier(*lens)
+    assert np.abs(straight - [200, 150]).max() > 1
+    x, y = straight - 0.5
+    seen = [
+        cv2.remap(m, np.float32([[x]]), np.float32([[y]]), cv2.INTER_LINEAR)[0, 0] + 0.5
+        for m in (rectified.x, rectified.y)
+    ]
+    assert seen == pytest.approx([200, 150], abs=0.02)
+    z = np.median(truth.depth[3][int(y) - 2 : int(y) + 3, int(x) - 2 : int(x) + 3])
+    f, c = truth.intrinsics.focal.numpy(), truth.intrinsics.center.numpy()
+    metres = z * np.linalg.norm(np.append((straight - c) / f, 1))
+    assert found(bent, f"distance=3:400,300:{metres}") == pytest.approx(UNIT, rel=2e-3)
+
+
 def moved(truth: Room) -> np.ndarray:
     """The true path in other axes: turned, shifted, in metres."""
     a = 0.7
@@ -115,6 +138,22 @@ def test_path_as_tum(run, truth, tmp_path, shift):
     assert "8 poses" in metric.in_metres(run, f"path={tmp_path / 'gt.txt'}").info["depth"]["scale_source"]
 
 
+@pytest.mark.parametrize("late", [0.05, 1.0])
+def test_a_clock_that_is_off_is_seen(run, truth, tmp_path, late):
+    """As many poses as frames: they belong together one by one, though some times agree by chance."""
+    times = np.array([row.time_s for row in run.rows]) + late
+    formats.write_trajectory(tmp_path / "gt.txt", Trajectory(times, moved(truth), "m"))
+    assert found(run, f"path={tmp_path / 'gt.txt'}") == pytest.approx(UNIT, rel=1e-6)
+
+
+def test_a_long_path_takes_no_table_of_all_pairs(run, truth, tmp_path):
+    """Two million poses, of which eight are of the clip."""
+    times = np.array([row.time_s for row in run.rows])
+    places = np.concatenate([np.zeros((2_000_000, 3)), moved(truth)[:, :3, 3]])
+    known = metric.Known("path=x", "path", times=np.concatenate([np.arange(2e6) + 9, times]), places=places)
+    assert metric.metres_per_unit(run, known)[0] == pytest.approx(UNIT, rel=1e-6)
+
+
 def test_path_as_kitti_counts_frames_of_the_source(run, truth, tmp_path):
     """More poses than rows: of a run with every second frame, pose 2 k is of row k."""
     np.savetxt(tmp_path / "gt.txt", moved(truth)[:, :3].reshape(-1, 12))
@@ -125,7 +164,7 @@ def test_path_as_kitti_counts_frames_of_the_source(run, truth, tmp_path):
 def test_a_path_must_be_of_this_clip(run, truth, tmp_path):
     times = np.array([row.time_s for row in run.rows])
     formats.write_trajectory(tmp_path / "other.txt", Trajectory(times[:5] + 100, moved(truth)[:5], "m"))
-    with pytest.raises(UsageError, match="only 0 of its poses"):
+    with pytest.raises(UsageError, match="less than three of its poses"):
         found(run, f"path={tmp_path / 'other.txt'}")
     bent = moved(truth).copy()
     bent[:, :3, 3] = np.random.default_rng(0).normal(size=(FRAMES, 3))

@@ -290,6 +290,16 @@ def test_an_older_run_and_some_of_a_run(tmp_path, run):
     assert len(numbers(Markup(page(some)).named("path", "way")[0]["d"])) == 3
 
 
+@pytest.mark.parametrize("data", [b"", b"no film"])
+def test_a_broken_preview_costs_the_preview_only(tmp_path, data):
+    run = write_run(tmp_path / "a.glvid", room(2))
+    (run.path / "preview.mp4").write_bytes(data)
+    write_page(run, tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    assert "It cannot be shown" in text or "<video" in text
+    assert "Camera path" in text
+
+
 def test_a_preview_that_is_too_large_is_shortened(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 64, 192, 3), np.uint8)
     run = write_run(tmp_path / "a", room(frames=40, size=(64, 48)))

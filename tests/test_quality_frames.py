@@ -87,3 +87,13 @@ def test_scale_is_over_the_median_and_shots_follow_each_other(exact):
     assert set(entry) == {"reprojection_px", "static", "scale", "confidence"}
     assert {len(values) for values in entry.values()} == {7}
     assert entry["scale"][3:] == [1.5, 0.5, 1.0, 0.33333] and entry["reprojection_px"][-1] is None
+
+
+def test_what_is_not_finite_is_stated_as_unknown():
+    found = quality.Quality((0.1, float("nan")), (1.0, 1.0), (float("inf"), 1.0), (0.25, 0.5))
+    assert quality.stated([found]) == {
+        "reprojection_px": [0.1, None],
+        "static": [1.0, 1.0],
+        "scale": [None, 1.0],
+        "confidence": [0.25, 0.5],
+    }

@@ -376,3 +376,33 @@ def test_too_little_disk_is_refused_before_the_first_frame(tmp_path):
     results.check_space(tmp_path / "not" / "there", 1000)
     with pytest.raises(OutputError, match="free some space"):
         results.check_space(tmp_path / "not" / "there", 10 * free)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda i: i.pop("seconds"),
+        lambda i: i.update(frames=3),
+        lambda i: i.update(frames=[]),
+        lambda i: i.update(input="x"),
+        lambda i: i.update(models="x"),
+        lambda i: i["depth"].pop("kind"),
+        lambda i: i["depth"].update(scale=-1),
+        lambda i: i["depth"].update(scale="x"),
+        lambda i: i["depth"].update(unit=["m"]),
+        lambda i: i.update(quality={"scale": [1.0]}),
+    ],
+)
+def test_a_run_json_that_somebody_edited_is_damaged(copy, change):
+    edit_json(copy, "run.json", change)
+    with pytest.raises(InputError, match="is damaged"):
+        results.open_run(copy)
+
+
+@pytest.mark.parametrize("lines", [1, 3, 8])
+def test_rows_must_be_as_many_as_frames(copy, lines):
+    """Cut, or one too many: poses and rows would belong to different frames."""
+    text = (copy / "frames.csv").read_text().splitlines()
+    (copy / "frames.csv").write_text("\n".join([*text, text[-1]][:lines]) + "\n")
+    with pytest.raises(InputError, match=r"frames\.csv: is damaged"):
+        results.open_run(copy)

@@ -194,6 +194,22 @@ def test_only_reading_is_served(viewer, method):
     assert ask(viewer, "/run.json", method)[0] == 501
 
 
+def test_a_run_in_metres_is_another_one_to_the_browser(run):
+    """What it keeps of the one must not be shown with the other."""
+    plain, scaled = (open_server(r, port=0) for r in (run, run.scaled(2, "m", "test")))
+    try:
+        assert plain.tag != scaled.tag
+    finally:
+        plain.close()
+        scaled.close()
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "127.1"])
+def test_this_machine_by_another_name_is_this_machine(run, host):
+    with open_server(run, host, port=0) as viewer:
+        assert viewer.allows("127.0.0.1:1") and not viewer.allows("evil.example")
+
+
 def test_other_host_names_are_refused(viewer):
     """A page elsewhere may let a name of its own point here (DNS rebinding)."""
     for host in ("localhost", "localhost:9000", "127.0.0.1", f"127.0.0.1:{viewer.port}", "[::1]:8123"):

@@ -9,7 +9,10 @@ from typing import Any, NoReturn
 
 from glvid.cli import commands, runs  # noqa: F401 (they add themselves to the app)
 from glvid.cli.app import app
-from glvid.cli.ends import Terminated, guarded
+from glvid.cli.ends import Terminated, guarded, interruptible
+
+for _registered in app.registered_commands:
+    _registered.callback = interruptible(_registered.callback)
 
 
 def command(arguments: Sequence[str]) -> int:

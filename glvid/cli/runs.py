@@ -22,15 +22,20 @@ def opened(run: Path, scale_from: str | None = None) -> "RunFolder":
     from glvid import metric, results
 
     folder = results.open_run(run)
-    return metric.in_metres(folder, scale_from) if scale_from else folder
+    return folder if scale_from is None else metric.in_metres(folder, scale_from)
 
 
-def free(path: Path, overwrite: bool) -> Path:
-    """The same path. Raises UsageError where something is there that may not be replaced."""
-    if os.path.lexists(path) and not overwrite:
-        raise UsageError(f"{path}: exists; use --overwrite to replace it, or another -o")
+def free(path: Path, overwrite: bool, beginning: bytes) -> Path:
+    """The same path. Raises UsageError where something is there that may not be replaced: with `overwrite`, all but
+    files that begin as ours do."""
     if path.is_dir():
         raise UsageError(f"{path}: is a folder; give the name of a file with -o")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path}: exists; use --overwrite to replace it, or another -o")
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file:
+            if file.read(len(beginning)) != beginning:
+                raise UsageError(f"{path}: is no such file as glvid writes; move it away, or give another -o")
     return path
 
 
@@ -50,7 +55,7 @@ def export_ply(
     """A point cloud or a mesh of a finished run, as a PLY file."""
     from glvid import exports
 
-    path = free(out or Path(f"{stem(run)}.ply"), overwrite)
+    path = free(out or Path(f"{stem(run)}.ply"), overwrite, b"ply")
     count = exports.export_ply(opened(run, scale_from), path, mesh, clean, max_points)
     say(f"{path}: {count} points", quiet)
     if json_:
@@ -141,9 +146,9 @@ def report(
     debug: Debug = False,
 ) -> None:
     """One HTML file that tells all about a finished run, and needs no network."""
-    from glvid.page import write_page
+    from glvid.page import BEGINNING, write_page
 
-    path = free(out or Path(f"{stem(run)}.html"), overwrite)
+    path = free(out or Path(f"{stem(run)}.html"), overwrite, BEGINNING.encode())
     write_page(opened(run, scale_from), path)
     say(f"{path}: {path.stat().st_size / 1e6:.1f} MB", quiet)
     if json_:

@@ -33,7 +33,7 @@ def console() -> "Console":
 
     plain = not sys.stderr.isatty() or bool(os.environ.get("NO_COLOR"))
     width = None if sys.stderr.isatty() else 1000  # nobody wants lines broken in a log
-    style = dict(no_color=plain, force_terminal=not plain, markup=False, highlight=False, soft_wrap=True)
+    style = dict(no_color=plain, force_terminal=not plain, markup=False, highlight=False, emoji=False, soft_wrap=True)
     return Console(stderr=True, width=width, **style)
 
 

@@ -1,5 +1,6 @@
 """What can be made of a run folder, never of live objects."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,17 +86,15 @@ def export(
 ) -> dict[str, list[str]]:
     """Writes `out/<format>/` for every name; returns the files of each, paths from there.
 
-    Everything is checked before anything is written: names, ranges, maps that are needed, folders, the room on the
-    disk. Raises UsageError, OutputError; a format that fails leaves nothing behind.
+    Everything is checked before anything is written or replaced: names, ranges, maps that are needed, folders, the room
+    on the disk. Raises UsageError, OutputError; a format that fails leaves nothing behind, and what was there before.
     """
     options, out = options or ExportOptions(), Path(out)
     parts = {name: part(run, name, options, note) for name in known(names)}
     for name in parts:
-        folders.claimed(out / name, options.overwrite)
+        folders.replaceable(out / name, options.overwrite)
     results.check_space(out, sum(size_of(name, chosen_run, options) for name, chosen_run in parts.items()))
-    for name, chosen_run in parts.items():
-        write(chosen_run, name, out / name, options)
-    return {name: folders.listed(out / name) for name in parts}
+    return {name: write(chosen_run, name, out / name, options) for name, chosen_run in parts.items()}
 
 
 def known(names: Iterable[str]) -> list[str]:
@@ -125,8 +124,10 @@ def part(run: RunFolder, name: str, options: ExportOptions, note: Callable[[str]
         raise UsageError(f"{run.path}: no frame is left by --frames, --stride and --shot; it has {len(run.rows)} rows")
     chosen_run = run.only(rows.tolist())
     for kind in form.needs:
-        if not any(getattr(row, kind) for row in chosen_run.rows):
+        if not any(getattr(row, kind) for row in run.rows):
             raise UsageError(f"{run.path}: --to {name} needs {kind}, which is not stored; run infer with it in --keep")
+        if not any(getattr(row, kind) for row in chosen_run.rows):
+            raise UsageError(f"{run.path}: --to {name}: none of the chosen frames has {kind}; choose more")
     if form.metres and run.info["depth"]["unit"] != "m":
         note(f"{name}: means metres; this run is in scene units of unknown size (--scale-from gives metres)")
     return chosen_run
@@ -134,10 +135,10 @@ def part(run: RunFolder, name: str, options: ExportOptions, note: Callable[[str]
 
 def sliced(frames: str | None, count: int) -> slice:
     """Of `A:B`, either of which may be missing. Raises UsageError for anything else, or beyond `count` rows."""
-    first, colon, last = (frames or ":").partition(":")
-    if not colon or not all(word.strip().isdigit() or not word.strip() for word in (first, last)):
+    words = re.fullmatch(r"\s*([0-9]{0,9})\s*:\s*([0-9]{0,9})\s*", ":" if frames is None else frames)
+    if words is None:
         raise UsageError(f"--frames {frames}: is not A:B, the first row and the one after the last, counted from 0")
-    bounds = int(first or 0), int(last or count)
+    bounds = int(words[1] or 0), int(words[2] or count)
     if not 0 <= bounds[0] < bounds[1] <= count:
         raise UsageError(f"--frames {frames}: the run has rows 0 to {count - 1}")
     return slice(*bounds)
@@ -150,16 +151,13 @@ def size_of(name: str, run: RunFolder, options: ExportOptions) -> int:
     return int(len(run.rows) * (form.bytes_per_pixel * w * h + FILE_PER_FRAME)) + points
 
 
-def write(run: RunFolder, name: str, folder: Path, options: ExportOptions) -> None:
-    """One format. What was written before it failed is removed."""
-    try:
-        FORMATS[name].write(run, folder, options)
+def write(run: RunFolder, name: str, folder: Path, options: ExportOptions) -> list[str]:
+    """One format, whole or not at all; returns its files."""
+    with folders.staged(folder, options.overwrite) as stage:
+        FORMATS[name].write(run, stage, options)
         columns = [[number, row.index, row.time_s, row.name] for number, row in zip(run.numbers, run.rows, strict=True)]
-        about = {"format": name, "run": str(run.path.name), **meaning(run), "rows": "number index time_s name".split()}
-        folders.finished(folder, about | {"frames": columns})
-    except BaseException:  # Ctrl-C too: half an export is none; the folder was empty before
-        folders.removed(folder, folders.found(folder))
-        raise
+        about = {"format": name, "run": run.path.name, **meaning(run), "rows": "number index time_s name".split()}
+        return folders.finished(stage, about | {"frames": columns})
 
 
 def export_ply(

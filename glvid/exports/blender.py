@@ -19,7 +19,7 @@ SENSOR = 36.0  # mm, the width that Blender's cameras have
 SCRIPT = '''"""Camera of a video, by glvid. Run it in Blender's text editor, or: blender --python camera.py
 
 Blender's axes: z up, cameras look along -z. One frame a picture, at the rate of the clip.
-Depth and path: {meaning}
+DATA says where the unit comes from.
 """
 
 import json
@@ -29,7 +29,7 @@ import bpy
 from mathutils import Matrix
 
 HERE = os.path.dirname(os.path.abspath(__file__)) if "__file__" in globals() else bpy.path.abspath("//")
-DATA = json.loads("""{data}""")
+DATA = json.loads({data})
 
 
 def set_scene(scene):
@@ -87,9 +87,8 @@ add_cloud()
 
 def write_blender(run: RunFolder, folder: Path, options: ExportOptions) -> None:
     """`camera.py`, `images/`, and `scene.ply` in Blender's axes."""
-    data = json.dumps(facts(run))
-    said = ", ".join(f"{key} {value}" for key, value in meaning(run).items())
-    script = SCRIPT.replace("{meaning}", said).replace("{sensor}", str(SENSOR)).replace("{data}", data)
+    # ASCII twice over: a text that stands in a run can say nothing to Python
+    script = SCRIPT.replace("{sensor}", str(SENSOR)).replace("{data}", repr(json.dumps(facts(run) | meaning(run))))
     atomic_write(folder / "camera.py", script.encode())
     if all(row.depth for row in run.rows):
         cloud = fuse(run, options.max_points)

@@ -1,28 +1,34 @@
 """A folder that an export fills: who may write there, what has been written, and how it is taken away again.
 
-`export.json` is written last, and lists every file; only what such a list names is ever removed.
+An export is made in a hidden folder beside its own, and gets its name when it is whole. `export.json` lists every file;
+of folders that bear their final name, only what such a list names is ever removed.
 """
 
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from glvid import __version__
+from glvid.claim import is_alive
 from glvid.errors import UsageError
 from glvid.formats import atomic_write, cannot_write, reading
 
 MANIFEST = "export.json"
 SCHEMA = "glvid-export/1"
+_STAGE = re.compile(r"\.glvid-(\d+)-export-.+")
 
 
-def claimed(folder: Path, overwrite: bool) -> None:
-    """Makes sure that `folder` is free for an export: absent, empty, or, with `overwrite`, emptied of a former one.
+def replaceable(folder: Path, overwrite: bool) -> list[str]:
+    """Files of a former export that a new one takes the place of; none where the folder is absent or empty.
 
-    Raises UsageError where anything else lies there, OutputError when a former export cannot be removed.
+    Raises UsageError where anything else lies there, or an export and `overwrite` is not given.
     """
     if not os.path.lexists(folder):
-        return
+        return []
     if not folder.is_dir():
         raise UsageError(f"{folder}: exists and is no folder; choose another place with -o")
     there, ours = found(folder), [MANIFEST, *listed(folder)] if (folder / MANIFEST).is_file() else []
@@ -31,30 +37,50 @@ def claimed(folder: Path, overwrite: bool) -> None:
         raise UsageError(f"{folder}: holds what no export of glvid wrote ({foreign[0]}); choose another place with -o")
     if there and not overwrite:
         raise UsageError(f"{folder}: holds an export; use --overwrite to replace it, or another -o")
-    removed(folder, ours)
+    return ours
+
+
+@contextmanager
+def staged(folder: Path, overwrite: bool) -> Iterator[Path]:
+    """A hidden folder to write in, which takes the place of `folder` in the end, or is removed when that fails.
+
+    Those that killed exports left behind are removed, too. Raises what `replaceable` does, OutputError.
+    """
+    stage = folder.parent / f".glvid-{os.getpid()}-export-{folder.name}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for path in folder.parent.iterdir():
+            killed = _STAGE.fullmatch(path.name)
+            if killed and not is_alive(int(killed[1])):
+                removed(path, found(path))
+        stage.mkdir(exist_ok=True)
+        yield stage
+        removed(folder, replaceable(folder, overwrite))
+        os.rename(stage, folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        removed(stage, found(stage))
 
 
 def listed(folder: Path) -> list[str]:
     """The files of a former export, as far as they lie in its folder. Raises InputError for a damaged list."""
     with reading(folder / MANIFEST):
         record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
         names, here = [str(name) for name in record["files"]], folder.resolve()
     return [name for name in names if (folder / name).resolve().is_relative_to(here)]
 
 
 def removed(folder: Path, names: list[str]) -> None:
-    """Removes files of ours, the list last, and folders that are empty then."""
-    try:
-        for name in [*(name for name in names if name != MANIFEST), MANIFEST]:
-            (folder / name).unlink(missing_ok=True)
-        parents = {parent for name in names for parent in (folder / name).parents if parent.is_relative_to(folder)}
-        for parent in sorted(parents, reverse=True):
-            if parent.is_dir() and not any(parent.iterdir()):
-                parent.rmdir()
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    """Removes these files, then the folders that are empty, `folder` too."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    inside = [path for path in folder.rglob("*") if path.is_dir()] if folder.is_dir() else []
+    for path in sorted([folder, *inside], reverse=True):
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def found(folder: Path) -> list[str]:
@@ -62,7 +88,9 @@ def found(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-def finished(folder: Path, about: dict[str, Any]) -> None:
-    """Writes `export.json`: `about`, and the files. Raises OutputError."""
-    record = {"schema": SCHEMA, "glvid": __version__, **about, "files": found(folder)}
-    atomic_write(folder / MANIFEST, (json.dumps(record, indent=1) + "\n").encode(), sync=True)
+def finished(folder: Path, about: dict[str, Any]) -> list[str]:
+    """Writes `export.json`: `about`, and the files, which it returns. Raises OutputError."""
+    files = found(folder)
+    record = {"schema": SCHEMA, "glvid": __version__, **about, "files": files}
+    atomic_write(folder / MANIFEST, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode(), sync=True)
+    return files

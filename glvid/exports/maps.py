@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt16
 from glvid import formats, video
 from glvid.exports.options import ExportOptions
 from glvid.exports.trajectories import open3d_intrinsic, open3d_json, open3d_log
-from glvid.formats import atomic_write, published
+from glvid.formats import atomic_write, printable, published
 from glvid.parallel import each
 from glvid.results import Row, RunFolder
 
@@ -31,8 +31,11 @@ def every(run: RunFolder, write: Callable[[int, Row], None]) -> None:
 
 
 def meaning(run: RunFolder) -> dict[str, Any]:
-    """What the numbers of a depth map mean: the part of run.json that has to travel with it."""
-    return {key: run.info["depth"][key] for key in ("kind", "unit", "scale_source")}
+    """What the numbers of a depth map mean: the part of run.json that has to travel with it. Depths of `clamped_at`
+    are at least that far: what 16 bits hold."""
+    depth = run.info["depth"]
+    said = {key: printable(str(depth[key])) for key in ("kind", "unit", "scale_source")}
+    return said | {"clamped_at": 65535 * depth["scale"]}
 
 
 # ---------------------------------------------------------------- floating point

@@ -1,7 +1,9 @@
 """What an export can be asked for."""
 
+import math
 from dataclasses import dataclass
 
+from glvid.errors import UsageError
 from glvid.exports.cloud import MAX_POINTS
 
 
@@ -18,3 +20,10 @@ class ExportOptions:
     exr_channel: str = "Z"
     png_step: float | None = None  # depth of a count of png16 and depth-video
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for what the command line would not let through."""
+        wrong = {"stride": self.stride, "max_points": self.max_points, "png_step": self.png_step}
+        for name, value in wrong.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name} is {value}: give a number above 0")

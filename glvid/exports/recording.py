@@ -12,7 +12,7 @@ from glvid.errors import OutputError, UsageError
 from glvid.exports.cloud import fuse
 from glvid.exports.maps import counted, meaning
 from glvid.exports.options import ExportOptions
-from glvid.formats import published
+from glvid.formats import printable, published
 from glvid.results import Row, RunFolder
 
 
@@ -34,23 +34,32 @@ def write_rrd(run: RunFolder, folder: Path, options: ExportOptions) -> None:
     """
     rr, path = load_rerun(), folder / "run.rrd"
     with published(path) as temporary:
-        with rr.RecordingStream("glvid", recording_id=run.path.name) as stream:
-            stream.save(str(temporary))
-            stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Y_DOWN, static=True)
-            stream.log("about", rr.TextDocument(_about(run)), static=True)
-            _log_scene(rr, stream, run, options.max_points)
-            poses = run.trajectory().world_T_cam
-            for number, row, pose in zip(run.numbers, run.rows, poses, strict=True):
-                stream.set_time("frame", sequence=number)
-                stream.set_time("video", duration=row.time_s)
-                _log_frame(rr, stream, run, row, pose)
-            stream.flush()
-        if not temporary.exists() or temporary.read_bytes()[:3] != b"RRF":
-            raise OutputError(f"{path}: Rerun wrote no recording; free space, or choose another place with -o")
+        try:
+            _record(rr, run, temporary, options)
+        except RuntimeError as error:  # all that the SDK says of a full disk
+            raise OutputError(f"{path}: Rerun cannot write it ({error}); free space, or choose another -o") from error
+        with open(temporary, "rb") as file:
+            if file.read(3) != b"RRF":
+                raise OutputError(f"{path}: Rerun wrote no recording; free space, or choose another place with -o")
+
+
+def _record(rr: ModuleType, run: RunFolder, path: Path, options: ExportOptions) -> None:
+    with rr.RecordingStream("glvid", recording_id=printable(run.path.name)) as stream:
+        stream.save(str(path))
+        stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Y_DOWN, static=True)
+        stream.log("about", rr.TextDocument(_about(run)), static=True)
+        _log_scene(rr, stream, run, options.max_points)
+        poses = run.trajectory().world_T_cam
+        for number, row, pose in zip(run.numbers, run.rows, poses, strict=True):
+            stream.set_time("frame", sequence=number)
+            stream.set_time("video", duration=row.time_s)
+            _log_frame(rr, stream, run, row, pose)
+        stream.flush()
+        stream.disconnect()
 
 
 def _about(run: RunFolder) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in {"run": run.path.name, **meaning(run)}.items())
+    return "\n".join(f"{key}: {value}" for key, value in {"run": printable(run.path.name), **meaning(run)}.items())
 
 
 def _log_scene(rr: ModuleType, stream, run: RunFolder, max_points: int) -> None:

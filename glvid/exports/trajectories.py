@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from glvid import formats
 from glvid.exports.options import ExportOptions
 from glvid.formats import atomic_write
+from glvid.given import integer_centers
 from glvid.results import RunFolder
 from glvid.types import Intrinsics
 
@@ -18,13 +19,6 @@ CAM_T_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 ZUP_T_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 # A world whose y is up, as glTF's
 YUP_T_WORLD = np.diag([1.0, -1.0, -1.0, 1.0])
-
-
-def integer_centers(camera: Intrinsics) -> Float64[np.ndarray, "3 3"]:
-    """K where the top-left pixel has its centre at (0, 0), as in KITTI's files, OpenCV and Open3D; ours: (0.5, 0.5)."""
-    K = camera.matrix.numpy().copy()
-    K[:2, 2] -= 0.5
-    return K
 
 
 def write_tum(run: RunFolder, folder: Path, options: ExportOptions) -> None:

@@ -65,7 +65,7 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     undistort = given.rectifier(options.distortion, camera.resized(size) if camera else None)
     masks = given.mask_files(options.masks, clip)
     given.checked_masks(masks, size, options.mask_polarity)
-    known = metric.parsed(options.scale_from) if options.scale_from else None
+    known = None if options.scale_from is None else metric.parsed(options.scale_from)
     device = chosen_device(options.device)
     precision = chosen_precision(options.precision, device)
     networks = load_networks(options, device, precision)

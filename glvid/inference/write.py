@@ -68,7 +68,7 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     info = record(job, decoded, solved, rows, camera, scale)
     results.write_info(job.out, info | {"status": "running"})
     run, doubts = sized(job, results.open_run(job.out, finished=False), solved)
-    if run.stretch != 1:
+    if run.info["depth"] != info["depth"]:
         info |= {"depth": run.info["depth"]}
         results.write_trajectory(job.out, run.trajectory())
         results.write_info(job.out, info | {"status": "running"})
@@ -197,17 +197,22 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def number(value: float) -> float | None:
+    """The value, or None where it is not finite, which JSON cannot hold."""
+    return float(value) if np.isfinite(value) else None
+
+
 def record(
     job: Job, decoded: Decoded, solved: list[Solved], rows: list[results.Row], camera: dict[str, Any], scale: float
 ) -> dict[str, Any]:
     """run.json, but for what only the end knows."""
     stated = identity(job.clip, job.options, job.networks)
     done = [s.progress for s in solved if s.progress.first is not None]
-    first, last = (float(np.mean([getattr(p, k) for p in done])) if done else None for k in ("first", "last"))
+    first, last = (number(np.mean([getattr(p, k) for p in done])) if done else None for k in ("first", "last"))
     steps = (job.options.steps or refine.STEPS[job.options.refine]) if job.options.refine != "none" else 0
     said = [w for s in solved for w in (*s.solution.warnings, *s.progress.warnings)]
     refined = {"mode": job.options.refine, "steps": steps, "loss_first": first, "loss_last": last}
-    refined |= {"curve": np.mean([p.curve for p in done], axis=0).tolist() if done else []}
+    refined |= {"curve": [number(x) for x in np.mean([p.curve for p in done], axis=0)] if done else []}
     return {
         "schema": results.SCHEMA,
         "status": "partial" if decoded.lost else "complete",

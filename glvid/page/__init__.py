@@ -3,6 +3,6 @@
 marks: escaping · plots: inline SVG · pictures: data: URIs · style: CSS and script · document: the page itself
 """
 
-from glvid.page.document import write_page
+from glvid.page.document import BEGINNING, write_page
 
-__all__ = ["write_page"]
+__all__ = ["BEGINNING", "write_page"]

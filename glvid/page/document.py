@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from glvid.errors import InputError
 from glvid.formats import atomic_write
 from glvid.page.marks import element, text, void
 from glvid.page.pictures import (
@@ -26,6 +27,7 @@ from glvid.results import RunFolder
 from glvid.types import GLOBAL_SHUTTER, Trajectory
 
 MOODS = {"Good": "good", "Fair": "fair", "A first look": "fair", "One frame": "fair"}  # all others are poor
+BEGINNING = '<!DOCTYPE html>\n<html lang="en" class="glvid-report">'
 SHOTS = 6  # paths that are drawn, of the longest shots
 FULL_FRAME = 36.0  # mm, width of a 35 mm film's picture
 
@@ -51,7 +53,7 @@ def page(run: RunFolder) -> str:
     sections += [quality(run), element("div", refinement(run) + timings(run), class_="grid2 two")]
     sections += [warnings(run), models(run), command(run), onward(run)]
     body = element("main", "".join(sections) + footer(run)) + f"<script>{SCRIPT}</script>"
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{"".join(head)}</head><body>{body}</body></html>\n'
+    return f"{BEGINNING}<head>{''.join(head)}</head><body>{body}</body></html>\n"
 
 
 def section(name: str, *content: str, note: str = "") -> str:
@@ -212,7 +214,10 @@ def of_machine(run: RunFolder) -> Pairs:
 
 def preview(run: RunFolder) -> str:
     """The film: frame, depth and flow side by side."""
-    shown = film(run)
+    try:
+        shown = film(run)
+    except InputError as error:  # the rest is worth reading all the same
+        return section("Preview", note=f"It cannot be shown. {error}")
     if shown is None:
         there = (run.path / PREVIEW).is_file()
         note = f"{PREVIEW} is too long for this page; open it beside this file." if there else ""
@@ -390,7 +395,7 @@ def refinement(run: RunFolder) -> str:
     """The objective by step."""
     refine = run.info["refine"]
     curve = refine.get("curve", [])
-    if not curve:
+    if not curve or None in curve:
         note = {"none": "None was asked for; --refine output makes depth, flow and camera agree."}
         return section("Refinement", note=note.get(refine["mode"], f"{refined(run.info)}."))
     half = len(curve) // 2

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 
 from glvid import video
 from glvid.colors import Range, color_range, depth_colors, flow_colors
+from glvid.errors import InputError
 from glvid.formats import reading
 from glvid.page.plots import number
 from glvid.results import PREVIEW, Row, RunFolder
@@ -157,7 +158,10 @@ def film(run: RunFolder, largest: int = LARGEST) -> Film | None:
 def poster(path: Path) -> str:
     """The first picture of a film: browsers show none before it is asked for, and paper never does."""
     frames = video.frames(video.probe(path), max_size=4 * WIDTH)
-    return jpeg(next(pixels(frame) for frame in frames if isinstance(frame, Frame)))
+    first = next((pixels(frame) for frame in frames if isinstance(frame, Frame)), None)
+    if first is None:
+        raise InputError(f"{path}: holds no picture; make it again with `glvid infer`")
+    return jpeg(first)
 
 
 def pixels(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:

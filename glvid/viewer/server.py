@@ -54,7 +54,8 @@ class Viewer:
     def __init__(self, run: RunFolder, server: ThreadingHTTPServer, host: str) -> None:
         self.run, self.host, self.port = run, host, server.server_address[1]
         stamp = (run.path / INFO).stat()
-        self.tag = hashlib.sha256(f"{__version__} {run.path} {stamp.st_mtime_ns}".encode()).hexdigest()[:16]
+        about = f"{__version__} {run.path} {stamp.st_mtime_ns} {run.numbers} {run.info['depth']} {run.stretch}"
+        self.tag = hashlib.sha256(os.fsencode(about)).hexdigest()[:16]
         self._once, self._maps = ThreadPoolExecutor(1), ThreadPoolExecutor(cores())
         self.limits: Future[Range] = self._once.submit(content.limits_of, run)
         self.facts: Future[bytes] = self._once.submit(lambda: content.facts_json(run, self.limits.result()))
@@ -101,7 +102,12 @@ class Viewer:
         Through a tunnel the port may be another. Who listens for other machines is asked for by any name.
         """
         name = re.sub(r":[0-9]*$", "", host).strip("[]").lower()
-        return not is_loopback(self.host) or name in ("localhost", "127.0.0.1", "::1", self.host.lower())
+        return not is_loopback(self._server.server_address[0]) or name in (
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            self.host.lower(),
+        )
 
     def map(self, kind: str, number: int) -> bytes:
         """A map of row `number`; as many are made at once as there are cores."""
