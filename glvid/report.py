@@ -30,7 +30,7 @@ def verdict(run: dict[str, Any]) -> str:
     return "Good: depth, flow and camera were made to agree on this clip."
 
 
-DRIFT = 2.0  # of a walk that a fisheye filmed 3.5; of rooms, streets and rendered worlds 1.1 to 1.6
+DRIFT = 3.0  # nine clips have 1.0 to 2.4 (KITTI 00, whose path is right), a walk through a lens that bends lines 3.4
 
 
 def drift(run: dict[str, Any]) -> float:

@@ -32,6 +32,8 @@ GOOD = {"mode": "output", "loss_first": 0.4, "loss_last": 0.3}
         (changed(refine=GOOD, camera={"observable": False}), "--intrinsics"),
         (changed(refine=GOOD, camera={"observable": False, "source": "predicted"}), "guess"),
         (changed(refine=GOOD, frames=[{}]), "One frame"),
+        (changed(refine=GOOD) | {"quality": {"scale": [1.8, None, 1.0, 0.5]}}, "3.1 times"),
+        (changed(refine=GOOD) | {"quality": {"scale": [1.2, None, 1.0, 0.6]}}, "Good"),
         (changed(refine=GOOD, status="partial"), "Incomplete"),
     ],
 )
