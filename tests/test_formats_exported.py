@@ -126,7 +126,7 @@ def by_glb(place: Path, k: int, points: np.ndarray) -> np.ndarray:
 
 def by_blender(place: Path, k: int, points: np.ndarray) -> np.ndarray:
     """Blender's camera, as its manual has it: the lens in mm of a sensor as wide as the picture, shifts in widths.
-    (Blender 5.0.1 itself puts the points of such a script within 0.0001 px; it is too large for this environment.)"""
+    (`in_blender.py` asks Blender itself, which is too large to be installed for tests.)"""
     scene, camera = blender_scene(place / "blender/camera.py")
     pose = camera.poses[k + 1]
     local = (points @ np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]).T - pose[:3, 3]) @ pose[:3, :3]
