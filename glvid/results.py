@@ -281,11 +281,11 @@ def open_run(folder: Path | str, finished: bool = True) -> RunFolder:
     return RunFolder(folder, info, read_camera(folder), rows, tuple(range(len(rows))))
 
 
-PARTS = {"input": dict, "options": dict, "models": (dict, list), "refine": dict, "depth": dict, "frames": list}
+PARTS = {"input": dict, "options": dict, "models": dict, "refine": dict, "depth": dict, "frames": list}
 PARTS |= {"seconds": dict, "warnings": list}
 
 
-def _check_info(info: dict[str, Any], parts: dict[str, type | tuple[type, ...]]) -> None:
+def _check_info(info: dict[str, Any], parts: dict[str, type]) -> None:
     """Raises ValueError where run.json lacks what its readers rely on."""
     for name, kind in parts.items():
         if not isinstance(info[name], kind) or (name == "frames" and not info[name]):

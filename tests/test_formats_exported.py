@@ -511,7 +511,6 @@ def blender_scene(script: Path) -> tuple[Anything, Anything]:
 def test_blender_script(out, run):
     scene, camera = blender_scene(out / "blender/camera.py")
     assert (scene.render.resolution_x, scene.render.resolution_y) == SIZE
-    assert camera.data.background_images.new().image is not None
     assert scene.frame_end == FRAMES == len(camera.poses) and scene.render.fps / scene.render.fps_base == 30
     assert sorted(path.name for path in (out / "blender/images").iterdir())[0] == "000001.jpg"
 
@@ -663,12 +662,17 @@ def test_an_interrupted_export_is_none(run, tmp_path, monkeypatch):
 def test_what_a_killed_export_left_is_swept_and_in_nobody_s_way(run, tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    for name in (f".glvid-{ended.pid}-export-npy/depth", f".glvid-{os.getpid()}-export-flo", ".glvid-x-export-npy"):
+    own = f".glvid-{os.getpid()}-export"  # another program may have had our number
+    for name in (f".glvid-{ended.pid}-export-npy/depth", f"{own}-npy/depth", f"{own}-flo", ".glvid-x-export-npy"):
         (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "000000.npy").write_text("x")
-    exports.export(run, ["npy"], tmp_path)
+        (tmp_path / name / "stale.npy").write_text("x")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/me.jpg").write_text("me")
+    (tmp_path / f".glvid-{ended.pid}-export-tum").symlink_to(tmp_path / "photos")
+    files = exports.export(run, ["npy"], tmp_path)["npy"]
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"npy", f".glvid-{os.getpid()}-export-flo", ".glvid-x-export-npy"}
+    assert left == {"npy", f"{own}-flo", ".glvid-x-export-npy", f".glvid-{ended.pid}-export-tum", "photos"}
+    assert "depth/stale.npy" not in files and (tmp_path / "photos/me.jpg").read_text() == "me"
 
 
 @pytest.mark.parametrize(

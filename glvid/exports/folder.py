@@ -51,9 +51,9 @@ def staged(folder: Path, overwrite: bool) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for path in folder.parent.iterdir():
             killed = _STAGE.fullmatch(path.name)
-            if killed and not is_alive(int(killed[1])):
-                removed(path, found(path))
-        stage.mkdir(exist_ok=True)
+            if killed and not path.is_symlink() and (path == stage or not is_alive(int(killed[1]))):
+                removed(path, found(path))  # our own number may have been another's before: containers count anew
+        stage.mkdir()
         yield stage
         removed(folder, replaceable(folder, overwrite))
         os.rename(stage, folder)
