@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from glvid import results, video
-from glvid.inference import InferOptions
+from glvid.inference import InferOptions, selected
 from glvid.predict import working_size
 from glvid.refine import STEPS
 from glvid.types import Clip
@@ -35,16 +35,6 @@ def plan(clip: Clip, options: InferOptions) -> Plan:
         return Plan(None, size, working_size(size), None, None)
     space = results.estimate(frames, size, options.keep, options.flow_format, working=working_size(size))
     return Plan(frames, size, working_size(size), START + frames * seconds_per_frame(size, options), space)
-
-
-def selected(clip: Clip, options: InferOptions) -> int | None:
-    """Frames that --start, --end and --stride leave of a clip; None when the file does not say how many it has."""
-    total = clip.frames or round(clip.duration * clip.fps)
-    if not total:
-        return None
-    first = round((options.start or 0) * clip.fps)
-    last = total if options.end is None else min(total, round(options.end * clip.fps))
-    return max(0, -(-(last - first) // options.stride))
 
 
 def seconds_per_frame(size: tuple[int, int], options: InferOptions) -> float:

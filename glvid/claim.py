@@ -9,16 +9,17 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from glvid import __version__
-from glvid.errors import OutputError, UsageError
-from glvid.formats import cannot_write
+from glvid.errors import InputError, OutputError, UsageError
+from glvid.files import atomic_write, cannot_write
 from glvid.results import (
     CAMERA,
     FRAMES,
+    INFO,
     JOURNAL,
     KINDS,
     LOCK,
@@ -27,21 +28,31 @@ from glvid.results import (
     SCENE,
     SCHEMA,
     TRAJECTORY,
+    WORK,
     read_info,
     write_info,
 )
 
 FRESH = 5  # s during which a lock without content is taken for one that is just being written
 _TEMPORARY = re.compile(r"\.glvid-\d+-.+|\.preview\.mp4\.part")
-_MAP = re.compile(r"(depth|flow|mask|image)/\d{6,}\.(png|flo|jpg)")
+_WORKING = re.compile(r"manifest\.json|[a-z0-9+.-]+\.(array|done|value|mp4)|\.glvid-\d+-.+|\..+\.part")
+_MAP = re.compile(r"(depth|flow|mask|image)/[0-9]{6,}\.(png|flo|jpg)")
 
 
 @contextmanager
 def claimed(folder: Path, identity: dict[str, Any], resume: bool = False, overwrite: bool = False) -> Iterator[str]:
-    """`prepare`, and `release` at the end whatever happens; yields "new", "resume" or "done"."""
+    """`prepare`, and `release` at the end whatever happens; yields "new", "resume" or "done".
+
+    Where the clip or an option turns out to be wrong before a new run wrote anything, nothing is left of the run.
+    """
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     verdict = prepare(folder, identity, resume, overwrite)
     try:
         yield verdict
+    except (UsageError, InputError):
+        if verdict == "new":
+            _undo(folder, made)
+        raise
     finally:
         if verdict != "done":
             release(folder)
@@ -57,19 +68,22 @@ def prepare(folder: Path, identity: dict[str, Any], resume: bool = False, overwr
     folder, identity = Path(folder), json.loads(json.dumps(identity))
     old = _judged(folder, identity, resume, overwrite)
     if old is not None and old["status"] != "running" and not overwrite:
+        _sweep(folder)  # what a run left that was killed after its last word
+        cleared(folder / WORK)
         return "done"
-    _claim(folder)
-    try:
-        _sweep(folder)
-        if old is not None and resume and old["status"] == "running" and not _difference(old, identity):
-            return "resume"
-        if old is not None:
-            _replace(folder, old, identity)
-        else:
-            write_info(folder, _started(identity))
-    except OutputError:
-        release(folder)
-        raise
+    with _empty_or_gone(folder):
+        _claim(folder)
+        try:
+            _sweep(folder)
+            if old is not None and resume and old["status"] == "running" and not _difference(old, identity):
+                return "resume"
+            if old is not None:
+                _replace(folder, old, identity)
+            else:
+                write_info(folder, _started(identity))
+        except OutputError:
+            release(folder)
+            raise
     return "new"
 
 
@@ -84,7 +98,7 @@ def _judged(folder: Path, identity: dict[str, Any], resume: bool, overwrite: boo
     if info is None:
         with _access(folder):
             names = sorted(path.name for path in folder.iterdir())
-        foreign = [name for name in names if name not in (LOCK, JOURNAL) and not _TEMPORARY.fullmatch(name)]
+        foreign = [name for name in names if name not in (LOCK, JOURNAL, WORK) and not _TEMPORARY.fullmatch(name)]
         if foreign:
             raise UsageError(f"{folder}: holds what is no glvid run ({foreign[0]}); choose another folder with -o")
         return None
@@ -103,6 +117,17 @@ def release(folder: Path) -> None:
     (folder / LOCK).unlink(missing_ok=True)
 
 
+def _undo(folder: Path, made: list[Path]) -> None:
+    """Removes run.json of a run that wrote nothing else but working files, and the folders that were made for it."""
+    cleared(folder / WORK)
+    if {path.name for path in folder.iterdir()} == {INFO, LOCK}:
+        for name in (INFO, LOCK):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # no longer empty: someone else's
+            for path in made:
+                path.rmdir()
+
+
 def _claim(folder: Path) -> None:
     with _access(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -113,10 +138,28 @@ def _replace(folder: Path, old: dict[str, Any], identity: dict[str, Any]) -> Non
     """Removes what the old run is known to have written; noted first, removed after: a crash forgets nothing."""
     mine = _listed(folder, old)
     with _access(folder):
-        (folder / JOURNAL).write_text("".join(path + "\n" for path in mine), encoding="utf-8")
-        write_info(folder, _started(identity))
+        atomic_write(folder / JOURNAL, "".join(path + "\n" for path in mine).encode())
+        try:
+            write_info(folder, _started(identity))
+        except OutputError:
+            if old["status"] != "running":  # the old run stays as it was
+                (folder / JOURNAL).unlink(missing_ok=True)
+            raise
         for path in (*mine, CAMERA, FRAMES, TRAJECTORY, PREVIEW, SCENE, REPORT):
             (folder / path).unlink(missing_ok=True)
+    cleared(folder / WORK)
+
+
+def cleared(work: Path) -> None:
+    """Removes the working files of a run; what is none of them stays. Raises OutputError."""
+    if not work.is_dir() or work.is_symlink():
+        return
+    with _access(work):
+        for path in sorted(work.iterdir()):
+            if _WORKING.fullmatch(path.name) and not path.is_dir():
+                path.unlink(missing_ok=True)
+        if not any(work.iterdir()):
+            work.rmdir()
 
 
 def _started(identity: dict[str, Any]) -> dict[str, Any]:
@@ -129,8 +172,7 @@ def _listed(folder: Path, info: dict[str, Any]) -> list[str]:
     names = [str(row.get(kind, "")) for row in rows if isinstance(row, dict) for kind in KINDS]
     if (folder / JOURNAL).is_file():
         names += (folder / JOURNAL).read_text(encoding="utf-8", errors="replace").splitlines()
-    here = folder.resolve()
-    return sorted(n for n in set(names) if _MAP.fullmatch(n) and (folder / n).parent.resolve() == (here / n).parent)
+    return sorted(n for n in set(names) if _MAP.fullmatch(n) and not (folder / n).parent.is_symlink())
 
 
 def _difference(info: dict[str, Any], identity: dict[str, Any]) -> str:
@@ -150,10 +192,23 @@ def _difference(info: dict[str, Any], identity: dict[str, Any]) -> str:
 def _sweep(folder: Path) -> None:
     """Removes temporary files that a killed run left behind."""
     with _access(folder):
-        for place in (folder, *(folder / kind for kind in KINDS)):
+        for place in (folder, folder / WORK, *(folder / kind for kind in KINDS)):
             for path in sorted(place.iterdir()) if place.is_dir() and not place.is_symlink() else ():
                 if _TEMPORARY.fullmatch(path.name):
                     path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _empty_or_gone(folder: Path) -> Iterator[None]:
+    """A folder that is made inside is gone again when that fails, unless it holds something."""
+    fresh = not os.path.lexists(folder)
+    try:
+        yield
+    except OutputError:
+        if fresh:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextmanager
@@ -176,8 +231,10 @@ def _acquire(path: Path) -> None:
             return
         except FileExistsError:
             _refuse(path)
-            path.unlink(missing_ok=True)
+            with _access(path):
+                path.unlink(missing_ok=True)
         except OSError as error:
+            path.unlink(missing_ok=True)
             raise cannot_write(path, error) from error
     raise _held(path, "another run")
 
@@ -185,10 +242,11 @@ def _acquire(path: Path) -> None:
 def _refuse(path: Path) -> None:
     """Raises OutputError when a living process holds the lock."""
     try:
-        words, age = path.read_text(encoding="ascii").split(), time.time() - path.stat().st_mtime
+        words = path.read_text(encoding="ascii").split() if path.is_file() else ["none of ours"]
+        age = time.time() - path.stat().st_mtime
     except (OSError, ValueError):  # no lock, or not one of ours
         return
-    if words and words[0].isdigit():
+    if words and re.fullmatch("[1-9][0-9]{0,8}", words[0]):
         if is_alive(int(words[0]), words[1] if len(words) > 1 else ""):
             raise _held(path, f"process {words[0]}")
     elif age < FRESH:

@@ -4,7 +4,7 @@ What no depth explains moves on its own. Depth that flow leaves open stays the n
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,8 +17,9 @@ from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
 from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, unsteadiness, voted
 from glvid.parallel import each
-from glvid.predict import SURER, Flows, Store, dense_size, in_memory
+from glvid.predict import SURER, Flows, dense_size
 from glvid.prior import INFORMATION, Standing, believed, standing, upheld
+from glvid.store import Store, fill
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import Views, along, both_ways, dense_prior, views_of
 from glvid.warp import guided_upsample, length, resize, resize_flow, spread, visibility, warp
@@ -162,38 +163,43 @@ def triangulate_shot(
     flows: Flows,
     offsets: Sequence[int],
     advance: Callable[[int], None],
-    store: Store = in_memory,
+    store: Store | None = None,
     searched: bool = True,
+    name: str = "dense",
 ) -> Dense:
     """Every frame's depth, certainty and moving probability; the last one agreed upon by neighbouring frames.
 
     Where the camera rests, depth stays the network's and all that flow shows moves on its own. `searched`: near things
     that flow lost are looked for by `sweep`, which costs more than all the rest: in the first frame of every block, and
-    where that finds some, in the others.
+    where that finds some, in the others. `name`: of what is kept in `store`.
     """
-    size = dense_size(shot.size)
-    shape = (len(shot), size[1], size[0])
-    dense, seen = Dense(*(store(shape, np.float32) for _ in range(3))), store((len(shot), 2, *shape[1:]), np.float32)
-    blocks = [range(n, min(n + BLOCK, len(shot))) for n in range(0, len(shot), BLOCK)]
-    rewarding = [False] * len(blocks)
-    leaders, others = [block[0] for block in blocks], [n for block in blocks for n in block[1:]]
-    for frames in (leaders, others):
-        work = each(
-            lambda n: matched(
-                shot, solution, flows, offsets, searched and (n % BLOCK == 0 or rewarding[n // BLOCK]), n
-            ),
-            frames,
-        )
-        for n, found in zip(frames, work, strict=True):
-            dense.depth[n], dense.sure[n], dense.moving[n] = found.ratio[0], found.sure[0], found.moving[0]
-            seen[n] = found.seen
-            rewarding[n // BLOCK] |= found.swept > FOUND
-            advance(1)
-    voted(dense.moving, seen, flows)
-    sigma = proven(shot, solution, dense)
-    done = each(partial(completed, shot, solution, flows, dense, sigma), range(len(shot)))
-    for n, (depth, sure, moving) in enumerate(done):
-        dense.depth[n], dense.sure[n], dense.moving[n] = depth[0], sure[0], moving[0]
+    store, size = Store() if store is None else store, dense_size(shot.size)
+    count, shape = len(shot), (len(shot), size[1], size[0])
+    alone = Dense(*(store.array(f"{name}-alone-{kind}", shape) for kind in ("ratio", "sure", "moving")))
+    seen = store.array(f"{name}-seen", (count, 2, *shape[1:]))
+    swept = store.array(f"{name}-swept", (count,))
+
+    def put_alone(n: int, found: Matched) -> None:
+        alone.depth[n], alone.sure[n], alone.moving[n] = found.ratio[0], found.sure[0], found.moving[0]
+        seen[n], swept[n] = found.seen, found.swept
+
+    of_frame = partial(matched, shot, solution, flows, offsets)
+    leaders = range(0, count, BLOCK)
+    done = store.done(f"{name}-alone", count)
+    fill(done, leaders, lambda n: of_frame(searched, n), put_alone, advance)
+    others = [n for n in range(count) if n % BLOCK]
+    rewarding = swept[::BLOCK] > FOUND
+    fill(done, others, lambda n: of_frame(searched and bool(rewarding[n // BLOCK]), n), put_alone, advance)
+
+    votes = voted(alone.moving, seen, flows, store.under(name))
+    sigma = proven(shot, solution, alone)
+    dense = Dense(*(store.array(f"{name}-{kind}", shape) for kind in ("depth", "sure", "moving")))
+
+    def put(n: int, found: tuple[Tensor, Tensor, Tensor]) -> None:
+        dense.depth[n], dense.sure[n], dense.moving[n] = (x[0] for x in found)
+
+    whole = partial(completed, shot, solution, flows, replace(alone, moving=votes), sigma)
+    fill(store.done(name, count), range(count), whole, put)
     return dense
 
 
@@ -279,8 +285,8 @@ def completed(
 
 
 def unwanted(shot: Shot, n: int) -> Float[Tensor, "1 h w"]:
-    """1 where the user wants pixels left out of everything."""
-    asked = np.zeros(shot.images.shape[1:3]) if shot.ignored is None else np.array(shot.ignored[n])
+    """1 where pixels are to be left out of everything."""
+    asked = np.zeros(shot.images.shape[1:3]) if shot.ignored is None else np.array(shot.ignored[n]) > 0
     return resize(torch.from_numpy(asked).float()[None, None], dense_size(shot.size))[0]
 
 
@@ -294,9 +300,12 @@ def neighbours(views: Views, n: int, frames: int) -> Float[Tensor, "2 h w"]:
 
 def untouched(shot: Shot, solution: Solution, store: Store) -> Float32[np.ndarray, "N h w"]:
     """`dense_prior` of every frame."""
-    depth = store((len(shot), *dense_size(shot.size)[::-1]), np.float32)
-    for n, prior in enumerate(each(partial(dense_prior, shot, solution), range(len(shot)))):
+    depth = store.array("untouched", (len(shot), *dense_size(shot.size)[::-1]))
+
+    def put(n: int, prior: Tensor) -> None:
         depth[n] = prior[0]
+
+    fill(store.done("untouched", len(shot)), range(len(shot)), partial(dense_prior, shot, solution), put)
     return depth
 
 
@@ -347,23 +356,28 @@ def steadied(shot: Shot, solution: Solution, flows: Flows, store: Store) -> Floa
     Frame n meets frames n - k and n + k, scaled to it, where both show the same point; what comes nearer at a steady
     pace is then too near in the one by what it is too far in the other. At refinement size, in the path's unit.
     """
-    depth = store((len(shot), *dense_size(shot.size)[::-1]), np.float32)
-    for n in range(len(shot)):
-        here = dense_prior(shot, solution, n)[None].log()
-        changes = [torch.zeros_like(here)]
-        reach = [k for k in NEAR if 0 <= n - k and n + k < len(shot)]
-        others = [m for k in NEAR for m in (n - k, n + k) if 0 <= m < len(shot)]
-        pairs = both_ways(flows, n, others) if others else None
-        for k in reach:
-            at = [others.index(n - k), others.index(n + k)]
-            go, back = (f[at] for f in pairs)
-            there = torch.stack([dense_prior(shot, solution, m).log() for m in (n - k, n + k)])
-            change, seen = warp(there, go)[0] - here, visibility(go, back)
-            scale = torch.where(seen > 0, change, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
-            change = change - scale[:, None, None, None]
-            changes.append(seen.prod(0, keepdim=True) * change.mean(0, keepdim=True))
-        depth[n] = (here + torch.cat(changes).mean(0)).exp()[0, 0]
+    depth = store.array("steadied", (len(shot), *dense_size(shot.size)[::-1]))
+    steady = partial(steadied_frame, shot, solution, flows)
+    fill(store.done("steadied", len(shot)), range(len(shot)), steady, depth.__setitem__)
     return depth
+
+
+def steadied_frame(shot: Shot, solution: Solution, flows: Flows, n: int) -> Float[Tensor, "h w"]:
+    """`steadied`, of frame n."""
+    here = dense_prior(shot, solution, n)[None].log()
+    changes = [torch.zeros_like(here)]
+    reach = [k for k in NEAR if 0 <= n - k and n + k < len(shot)]
+    others = [m for k in NEAR for m in (n - k, n + k) if 0 <= m < len(shot)]
+    pairs = both_ways(flows, n, others) if others else None
+    for k in reach:
+        at = [others.index(n - k), others.index(n + k)]
+        go, back = (f[at] for f in pairs)
+        there = torch.stack([dense_prior(shot, solution, m).log() for m in (n - k, n + k)])
+        change, seen = warp(there, go)[0] - here, visibility(go, back)
+        scale = torch.where(seen > 0, change, torch.nan).flatten(1).nanmedian(1).values.nan_to_num(0)
+        change = change - scale[:, None, None, None]
+        changes.append(seen.prod(0, keepdim=True) * change.mean(0, keepdim=True))
+    return (here + torch.cat(changes).mean(0)).exp()[0, 0]
 
 
 AGREE = 0.1  # log units by which depths of one point may differ in neighbouring frames to be averaged by half
@@ -375,7 +389,7 @@ def filtered(shot: Shot, solution: Solution, dense: Dense, flows: Flows, store: 
     What rests is carried over by the camera's motion, what moves by the median change of depth; what disagrees by more
     than AGREE is another surface, and counts little.
     """
-    depth, size = store(dense.depth.shape, np.float32), dense_size(shot.size)
+    depth, size = store.array("filtered", dense.depth.shape), dense_size(shot.size)
     camera, poses = solution.intrinsics.resized(size), inverse(solution.world_T_cam)
 
     def average(n: int) -> Float[Tensor, "h w"]:
@@ -398,6 +412,5 @@ def filtered(shot: Shot, solution: Solution, dense: Dense, flows: Flows, store: 
         weight = seen / (1 + (change / AGREE) ** 2) ** 2
         return (here + (weight * change).sum(0, keepdim=True) / (1 + weight.sum(0, keepdim=True))).exp()[0, 0]
 
-    for n, smooth in enumerate(each(average, range(len(shot)))):
-        depth[n] = smooth
+    fill(store.done("filtered", len(shot)), range(len(shot)), average, depth.__setitem__)
     return depth

@@ -4,11 +4,11 @@ Arrays here are numpy: depth (H, W) float, flow (2, H, W) float, moving (H, W) 0
 NaN means "nothing can be said" in both directions. Files appear under their final name only when they are whole.
 """
 
-import errno
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Shaped, UInt8
 
 from glvid.errors import InputError, OutputError
+from glvid.files import atomic_write
 from glvid.geometry import quaternion, rotation
 from glvid.types import Trajectory
 
@@ -27,49 +28,7 @@ PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG
 PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
 
 
-# ---------------------------------------------------------------- whole files or none
-
-
-@contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder: renamed to `path` on success, removed on failure.
-
-    Raises OutputError in place of any OSError (full, read-only, no permission).
-    """
-    temporary = path.with_name(f".glvid-{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def cannot_write(path: Path, error: OSError) -> OutputError:
-    """The OutputError that says which path could not be written, why, and what to do."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    hint = "free some space, or store less (--keep, --max-size)" if full else "choose another place with -o"
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}; {hint}")
-
-
-def atomic_write(path: Path, data: bytes, sync: bool = False) -> None:
-    """`data` under its final name, whole or not at all; `sync` waits for the disk. Raises OutputError."""
-    atomic_stream(path, (data,), sync)
-
-
-def atomic_stream(path: Path, parts: Iterable[bytes], sync: bool = False) -> None:
-    """The same of parts that are made one after another."""
-    with published(Path(path)) as temporary:
-        with open(temporary, "wb") as file:
-            size = sum(file.write(part) for part in parts)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        if temporary.stat().st_size != size:  # some network disks truncate without an error
-            raise OSError(errno.EIO, "the file came out shorter than what was written")
+# ---------------------------------------------------------------- names, and damaged files
 
 
 def printable(name: str) -> str:
@@ -81,12 +40,32 @@ def printable(name: str) -> str:
 def reading(path: Path) -> Iterator[None]:
     """Turns whatever a missing or damaged file raises into an InputError that names it."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise ValueError("no regular file")
         yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: is missing; make it again with `glvid infer`") from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError, cv2.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, cv2.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: is damaged ({reason}); make it again with `glvid infer`") from error
+
+
+def leads_inside(folder: Path, name: str) -> bool:
+    """Does folder / name, a name that a file gave us, lie in the folder, links followed?"""
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL in it, links that go round in a circle
+        return False
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises InputError where it is missing or damaged, or holds NaN or infinity."""
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 # ---------------------------------------------------------------- pictures
@@ -99,11 +78,20 @@ def _encode(path: Path, array: np.ndarray, flags: list[int]) -> None:
     atomic_write(path, data.tobytes())
 
 
+def stated_size(path: Path) -> tuple[int, int] | None:
+    """Width and height by the header, None where it is none, or claims more than can be borne: a small file may claim
+    gigabytes, which a decoder would take."""
+    from glvid.video.pictures import MAX_PIXELS, picture_size  # brings PyAV, which is not everywhere where one trains
+
+    size = picture_size(path)
+    return size if size is not None and size[0] * size[1] <= MAX_PIXELS else None
+
+
 def _decode(path: Path, kind: str, dtype: type, channels: int) -> np.ndarray:
-    """The picture, or InputError unless it has this dtype and number of channels."""
+    """The picture, or InputError unless it has this dtype and number of channels, and a size that can be borne."""
     with reading(path):
-        data = path.read_bytes()
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+        data, sound = path.read_bytes(), stated_size(path) is not None
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if sound else None
         if array is None or array.dtype != dtype or (1 if array.ndim == 2 else array.shape[2]) != channels:
             raise ValueError(f"not {kind}")
     return array
@@ -172,7 +160,7 @@ def _read_flo(path: Path) -> Float32[np.ndarray, "2 H W"]:
     with reading(path):
         data = path.read_bytes()
         tag, (w, h) = np.frombuffer(data, "<f4", 1)[0], np.frombuffer(data, "<i4", 2, 4)
-        if tag != np.float32(FLO_TAG) or len(data) != 12 + 8 * int(w) * int(h):
+        if tag != np.float32(FLO_TAG) or min(w, h) < 1 or len(data) != 12 + 8 * int(w) * int(h):
             raise ValueError("not a .flo file of the size it states")
     flow = np.frombuffer(data, "<f4", offset=12).reshape(h, w, 2).transpose(2, 0, 1)
     return np.where((np.abs(flow) > 1e9).any(0), np.float32(np.nan), flow)

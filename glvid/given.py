@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 
 from glvid.errors import UsageError
+from glvid.formats import stated_size
 from glvid.types import Clip, Intrinsics
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
@@ -30,14 +33,13 @@ def intrinsics(spec: str, size: tuple[int, int]) -> Intrinsics:
             raise UsageError(f"{where}: a field of view of {degrees:g} degrees is impossible; give 1 to 175")
         f = size[0] / 2 / math.tan(math.radians(degrees) / 2)
         values = (f, f, size[0] / 2, size[1] / 2)
-    elif spec.endswith(".json") or Path(spec).is_file():
+    elif spec.endswith(".json") or os.path.isfile(spec):
         values = _from_json(Path(spec), size)
     else:
         values = _numbers(spec, (4,), where)
     fx, fy, cx, cy = values
     if not (
-        min(fx, fy) > 0.05 * max(size)
-        and max(fx, fy) < 100 * max(size)
+        all(0.05 * max(size) < f < 100 * max(size) for f in (fx, fy))
         and -1 < cx / size[0] < 2
         and -1 < cy / size[1] < 2
     ):
@@ -54,24 +56,32 @@ def _numbers(text: str, counts: tuple[int, ...], where: str) -> tuple[float, ...
         values = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(f"{where}: is not a list of numbers ({error}); see glvid infer --help") from error
-    if len(values) not in counts or not all(map(math.isfinite, values)):
-        raise UsageError(f"{where}: needs {' or '.join(map(str, counts))} finite numbers, has {len(values)}")
+    if len(values) not in counts:
+        raise UsageError(f"{where}: needs {' or '.join(map(str, counts))} numbers, has {len(values)}")
+    if not all(map(math.isfinite, values)):
+        raise UsageError(f"{where}: holds what is no finite number; see glvid infer --help")
     return values
 
 
 def _from_json(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
     """fx, fy, cx, cy in source px from a file with the fields of camera.json; its `pixel_center` is obeyed."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise ValueError("it is no regular file")
         record = json.loads(path.read_text(encoding="utf-8"))
         values = tuple(float(record[key]) for key in ("fx", "fy", "cx", "cy"))
         width, height = float(record.get("width", size[0])), float(record.get("height", size[1]))
         shift = 0.5 - float(record.get("pixel_center", 0.5))
+        if not (0 < width < math.inf and 0 < height < math.inf):
+            raise ValueError(f"its size is {width:g}x{height:g}")
     except OSError as error:
         raise UsageError(f"--intrinsics {path}: cannot be read ({error.strerror}); give an existing file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UsageError(
             f"--intrinsics {path}: holds no fx, fy, cx, cy ({error}); give the fields of camera.json"
         ) from error
+    if min(width, height) <= 0:
+        raise UsageError(f"--intrinsics {path}: is for {width:g}x{height:g} px, which is no size; give the frames' own")
     if abs(width / height / (size[0] / size[1]) - 1) > 0.02:
         raise UsageError(
             f"--intrinsics {path}: is for {width:g}x{height:g} px, the frames are {size[0]}x{size[1]}; "
@@ -100,7 +110,10 @@ def rectifier(spec: str | None, camera: Intrinsics | None) -> Rectifier | None:
     if camera is None:
         raise UsageError(f"--distortion {spec}: is meaningless without the camera; give --intrinsics too")
     K = integer_centers(camera)
-    return Rectifier(*cv2.initUndistortRectifyMap(K, values, np.eye(3), K, camera.size, cv2.CV_32FC1))
+    maps = cv2.initUndistortRectifyMap(K, values, np.eye(3), K, camera.size, cv2.CV_32FC1)
+    if not all(np.isfinite(x).all() for x in maps):
+        raise UsageError(f"--distortion {spec}: no lens distorts so much; give k1,k2,p1,p2[,k3] of OpenCV's model")
+    return Rectifier(*maps)
 
 
 def straightened(xy: Float64[np.ndarray, "2"], spec: str | None, camera: Intrinsics | None) -> Float64[np.ndarray, "2"]:
@@ -125,7 +138,9 @@ def integer_centers(camera: Intrinsics) -> Float64[np.ndarray, "3 3"]:
 def mask_files(folder: Path | None, clip: Clip) -> dict[str, Path]:
     """`--masks DIR`: mask by the stem of the frame it belongs to; frames of a video are called by their number.
 
-    Raises UsageError when the folder is missing, holds no picture, or none that belongs to a frame.
+    Frames that --start, --end or --stride leave out need none: masks that lie evenly do for a part of the clip.
+    Raises UsageError when the folder is missing, holds no picture, or none that belongs to a frame; when a frame
+    between others has none; when there are masks behind the last frame of a video.
     """
     if folder is None:
         return {}
@@ -133,13 +148,28 @@ def mask_files(folder: Path | None, clip: Clip) -> dict[str, Path]:
         raise UsageError(f"--masks {folder}: is no folder; give one with a mask per frame")
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURES}
     if clip.names:
-        known = {Path(name).stem for name in clip.names} & files.keys()
-        files = {stem: files[stem] for stem in known}
+        known = {Path(name).stem for name in clip.names}
+        files = {stem: path for stem, path in files.items() if stem in known}
     else:
         files = {str(int(stem)): path for stem, path in files.items() if stem.isdecimal()}
     if not files:
         raise UsageError(f"--masks {folder}: no picture there has the name of a frame; name masks like the frames")
+    _check_gaps(folder, files, clip)
     return files
+
+
+def _check_gaps(folder: Path, files: dict[str, Path], clip: Clip) -> None:
+    """Raises UsageError where masks are missing, or are of other frames."""
+    place = {Path(name).stem: number for number, name in enumerate(clip.names)}
+    numbers = sorted(place[stem] if place else int(stem) for stem in files)
+    if not place and clip.frames and numbers[-1] >= clip.frames:
+        mask = files[str(numbers[-1])].name
+        raise UsageError(f"--masks {folder}: {mask} is of no frame, the clip has 0 to {clip.frames - 1}; remove it")
+    step = min((b - a for a, b in pairwise(numbers)), default=1)
+    hole = next((a + step for a, b in pairwise(numbers) if b - a > step), None)
+    if hole is not None:
+        frame = clip.names[hole] if place else f"frame {hole}"
+        raise UsageError(f"--masks {folder}: has none for {frame}; give one for every frame")
 
 
 def read_mask(
@@ -147,7 +177,9 @@ def read_mask(
 ) -> UInt8[np.ndarray, "H W"]:
     """1 where the user wants pixels ignored, of frames of `size`; at that size, or another. Raises UsageError:
     unreadable, or another aspect than the frames'."""
-    raw = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    raw = None
+    if stated_size(path) is not None:
+        raw = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
     if raw is None:
         raise UsageError(f"--masks: {path} is no picture; replace or remove it")
     h, w = raw.shape
@@ -163,7 +195,9 @@ def mask_of(files: dict[str, Path], name: str, index: int) -> Path | None:
 
 
 def checked_masks(files: dict[str, Path], size: tuple[int, int], polarity: str) -> Sequence[str]:
-    """Reads the first mask, so that a wrong folder is refused before work starts; returns the stems."""
-    for path in list(files.values())[:1]:
-        read_mask(path, size, polarity)
+    """Reads masks up to the first that leaves something of its frame, so that a wrong folder is refused before work
+    starts; returns the stems. Raises UsageError where all masks ignore everything."""
+    if files and all(read_mask(path, size, polarity).all() for path in files.values()):
+        folder = next(iter(files.values())).parent
+        raise UsageError(f"--masks {folder}: they ignore everything; see --mask-polarity")
     return tuple(files)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glvid.data.frames import LEFT_OUT, Footage
 from glvid.data.pool import row_type
 from glvid.dense import Dense, full_depth, triangulate_shot
+from glvid.files import atomic_write, published
 from glvid.geometry import inverse
 from glvid.predict import Flows, as_tensor, fine_dis_flow, predict_camera, predict_depth
 from glvid.solve import PARALLAX, solve
@@ -121,6 +122,7 @@ def taught(clip: Footage, cache: Path, depth_net: nn.Module, camera_net: nn.Modu
             how = "" if found[-1]["known"].all() else " not"
             seen = f"focal {focal:.0f} px{how} to be learned, parallax {part.solution.parallax:.0f} px, sure {sure:.2f}"
             said.append(f"{where}: {len(found[-1])} pairs, {seen}")
-        np.save(store, np.concatenate(found))
-        told.write_text("\n".join(said))  # last: it says that the rows are complete
+        with published(store) as part, open(part, "wb") as file:
+            np.save(file, np.concatenate(found))
+        atomic_write(told, "\n".join(said).encode())  # last: it says that the rows are complete
     return np.load(store, mmap_mode="r"), told.read_text().splitlines()

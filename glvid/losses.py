@@ -336,9 +336,8 @@ def _geometric_terms(
     terms = {}
     flow = pairs.flow_ij if pairs.rolled is None else pairs.flow_ij - pairs.rolled
     if weights.structure:
-        terms["structure"] = structure(
-            depth[pairs.i], depth[pairs.j], pairs.flow_ij, pairs.j_T_i, intrinsics, weight, pairs.rolled
-        )
+        i, j = (depth.index_select(0, n) for n in (pairs.i, pairs.j))  # [n] would add gradients up in any order
+        terms["structure"] = structure(i, j, pairs.flow_ij, pairs.j_T_i, intrinsics, weight, pairs.rolled)
     if weights.epipolar:
         terms["epipolar"] = epipolar(flow, intrinsics, pairs.j_T_i, weight)
     return terms
@@ -356,7 +355,7 @@ def _image_terms(
     """Terms that look at colours."""
     terms = {}
     if weights.photometric or weights.static_photometric:
-        flow, z = rigid_flow(depth[pairs.i], intrinsics, pairs.j_T_i)
+        flow, z = rigid_flow(depth.index_select(0, pairs.i), intrinsics, pairs.j_T_i)
         flow = flow if pairs.rolled is None else flow + pairs.rolled
         warped, inside = warp(images[pairs.j], flow)
         rigid = torch.where(inside * (z > NEAR) > 0, dissimilarity(images[pairs.i], warped), ABSENT)

@@ -4,6 +4,7 @@ A video alone does not say how large its world is. `--scale-from` takes what doe
 ground, how far one thing in one frame was away, or where the camera was (a trajectory in metres, GPS-made or other).
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def _positive(text: str) -> float:
 
 def _path(spec: str, path: Path) -> Known:
     """TUM (8 numbers a line: time, place, quaternion) or KITTI (12 numbers, line i is frame i of the source)."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for without end
+        raise ValueError(f"{path} is no regular file")
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines()]
     values = [list(map(float, words)) for words in lines if words and not words[0].startswith("#")]
     width = len(values[0]) if values else 0
@@ -255,10 +258,16 @@ def by_distance(run: RunFolder, known: Known) -> tuple[float, str]:
 
 
 def lens_of(run: RunFolder) -> tuple[str | None, Intrinsics | None]:
-    """The distortion that the maps are without, and the camera it was given with, at the size of the maps."""
+    """The distortion that the maps are without, and the camera it was given with, at the size of the maps.
+
+    Of a camera given by a file, the run's own stands for it: the file may be another by now, and no path in a run.json
+    is to be followed.
+    """
     distortion, spec = (run.info["options"].get(name) for name in ("distortion", "intrinsics"))
     if distortion is None or spec is None:
         return None, None
+    if not spec.startswith("fov=") and not re.fullmatch(r"[-+.,eE0-9 ]+", spec):
+        return distortion, run.intrinsics
     source = run.camera["source_width"], run.camera["source_height"]
     return distortion, given.intrinsics(spec, source).resized(run.size)
 

@@ -1,6 +1,7 @@
 """What moves on its own: whole objects whose flow no depth explains, and whose colours follow the flow."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from glvid.geometry import rigid_flow
 from glvid.losses import dissimilarity
 from glvid.predict import Flows
+from glvid.store import Store, fill
 from glvid.types import Intrinsics
 from glvid.views import Views, median_seen
 from glvid.warp import guided_upsample, length, spread, warp
@@ -111,22 +113,34 @@ def unsteadiness(
     return (length(own) / (moved + 1)).clamp(max=1)[0, 0].numpy()
 
 
-def voted(moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows) -> None:
-    """Every frame's probabilities become the mean of its own and its neighbours', carried along flow, ROUNDS times;
-    in place, since it may lie on disk. seen: how visible a frame is in the next and in the last one."""
-    for _ in range(ROUNDS):
-        last = None
-        for n in range(len(moving)):
-            now = torch.from_numpy(np.array(moving[n]))[None, None]
-            votes, count = now.clone(), torch.ones_like(now)
-            after = torch.from_numpy(np.array(moving[n + 1]))[None, None] if n + 1 < len(moving) else None
-            for k, (m, other) in enumerate(((n + 1, after), (n - 1, last))):
-                if other is None:
-                    continue
-                carried, inside = warp(other, flows(n, m))
-                inside = inside * torch.from_numpy(seen[n, k] > 0.3)
-                votes, count = votes + inside * carried, count + inside
-            moving[n], last = (votes / count)[0, 0], now
+def voted(
+    moving: Float32[np.ndarray, "N h w"],
+    seen: Float32[np.ndarray, "N 2 h w"],
+    flows: Flows,
+    store: Store | None = None,
+) -> Float32[np.ndarray, "N h w"]:
+    """Every frame's probabilities become the mean of its own and its neighbours', carried along flow, ROUNDS times.
+    seen: how visible a frame is in the next and in the last one."""
+    store = Store() if store is None else store
+    for number in range(ROUNDS):
+        name, before = f"voted-{number}", moving
+        moving = store.array(name, before.shape, np.float32)
+        fill(store.done(name, len(before)), range(len(before)), partial(vote, before, seen, flows), moving.__setitem__)
+    return moving
+
+
+def vote(
+    moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows, n: int
+) -> Float[Tensor, "h w"]:
+    """One round of `voted`, for frame n."""
+    votes = torch.from_numpy(np.array(moving[n]))[None, None]
+    count = torch.ones_like(votes)
+    for k, m in enumerate((n + 1, n - 1)):
+        if 0 <= m < len(moving):
+            carried, inside = warp(torch.from_numpy(np.array(moving[m]))[None, None], flows(n, m))
+            inside = inside * torch.from_numpy(seen[n, k] > 0.3)
+            votes, count = votes + inside * carried, count + inside
+    return (votes / count)[0, 0]
 
 
 def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:

@@ -1,5 +1,6 @@
 """Windows of a clip through the networks: depth of frames, flow of pairs, at working size."""
 
+import errno
 from collections.abc import Callable, Sequence
 from threading import RLock
 
@@ -11,19 +12,20 @@ from torch import Tensor, nn
 
 from glvid.errors import UsageError
 from glvid.parallel import each
+from glvid.store import Store
 from glvid.types import Intrinsics, Shot
 from glvid.warp import resize, resize_flow
 
 Images = UInt8[np.ndarray, "N H W 3"]
 FlowOf = Callable[[Images, Images], Float[Tensor, "N _c H W"]]  # px; a third channel says how far off it may be
 Numbers = int | Sequence[int] | np.ndarray | Tensor  # of frames
-Store = Callable[[tuple[int, ...], type], np.ndarray]  # zeros of this shape and type, in memory or on disk
 
 USUAL_FOCAL, USUAL_SIGMA = (
     0.8,
     0.3,
 )  # of what people film with: focal over long side, and how far its log spreads
 SURER = 4.0  # at most, of one pixel of a frame than of the usual one
+LEAST = 16  # px, of a side that DIS needs: it fails on smaller pictures, or reads beyond them
 SAID_SIGMA = 0.2  # of the camera network's log focal length: 0.16 on held rendered worlds, taken for more elsewhere
 
 
@@ -68,17 +70,83 @@ def predict_depth(net: nn.Module, images: Images, device: str | torch.device = "
     return estimated(net, images, device, batch)[0]
 
 
-def estimated(
-    net: nn.Module, images: Images, device: str | torch.device = "cpu", batch: int = 8
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Depth (N, H, W) float32 of every image, and how far off its log is expected to be, where the network says so."""
-    out = []
-    with torch.inference_mode():
-        for k in range(0, len(images), batch):
-            found = net.estimate(as_tensor(images[k : k + batch], device))
-            out.append([None if x is None else x[:, 0].float().cpu().numpy() for x in found])
-    depth, sigma = zip(*out, strict=True)
+Estimate = tuple[np.ndarray, np.ndarray | None]  # depth (N, H, W), and how far off its log may be
+
+
+def estimated(net: nn.Module, images: Images, device: str | torch.device = "cpu", batch: int = 8) -> Estimate:
+    """Depth (N, H, W) float32 of every image, and how far off its log is expected to be, where the network says so.
+
+    Where memory does not suffice, images are taken in smaller and smaller batches, then in overlapping tiles.
+    """
+    return joined([fitted(net, images[k : k + batch], device) for k in range(0, len(images), batch)])
+
+
+def joined(parts: Sequence[Estimate]) -> Estimate:
+    """Estimates of some images and of others as one."""
+    depth, sigma = zip(*parts, strict=True)
     return np.concatenate(depth), None if sigma[0] is None else np.concatenate(sigma)
+
+
+def fitted(net: nn.Module, images: Images, device: str | torch.device) -> Estimate:
+    """`estimated` of one batch. Raises what torch does of memory when even a tile of one image is too much."""
+    try:
+        with torch.inference_mode():
+            found = net.estimate(as_tensor(images, device))
+            return tuple(None if x is None else x[:, 0].float().cpu().numpy() for x in found)
+    except RuntimeError as error:
+        if not is_of_memory(error) or (len(images) == 1 and max(images.shape[1:3]) <= SMALLEST):
+            raise
+    release_memory(device)  # not above: the error holds on to what was in memory
+    if len(images) > 1:
+        half = len(images) // 2
+        return joined([fitted(net, part, device) for part in (images[:half], images[half:])])
+    return tiled(net, images, device)
+
+
+SMALLEST = 128  # px: tiles are not made of what is no larger
+
+
+def tiled(net: nn.Module, images: Images, device: str | torch.device) -> Estimate:
+    """`fitted` of two tiles along the long side that share a third of it, the second in the scale of the first."""
+    axis = 1 + int(images.shape[2] >= images.shape[1])
+    side = images.shape[axis]
+    length = min(side - 32, 32 * -(-2 * side // 96))
+    parts = [np.take(images, range(*ends), axis) for ends in ((0, length), (side - length, side))]
+    (a, sigma_a), (b, sigma_b) = (fitted(net, part, device) for part in parts)
+    shared = 2 * length - side
+    ratio = np.take(a, range(length - shared, length), axis) / np.take(b, range(shared), axis)
+    b = b * np.exp(np.median(np.log(ratio))).astype(np.float32)
+    depth = np.exp(blended(np.log(a), np.log(b), shared, axis))
+    return depth, None if sigma_a is None else blended(sigma_a, sigma_b, shared, axis)
+
+
+def blended(a: np.ndarray, b: np.ndarray, shared: int, axis: int) -> np.ndarray:
+    """Two maps that overlap by `shared` along an axis as one, the one going over into the other there."""
+    shape = [1, 1, 1]
+    shape[axis] = shared
+    weight = ((np.arange(shared, dtype=np.float32) + 0.5) / shared).reshape(shape)
+    n, m = a.shape[axis], b.shape[axis]
+    ends = np.take(a, range(n - shared, n), axis), np.take(b, range(shared), axis)
+    middle = (1 - weight) * ends[0] + weight * ends[1]
+    return np.concatenate([np.take(a, range(n - shared), axis), middle, np.take(b, range(shared, m), axis)], axis)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Does an error of torch, OpenCV or Python say that memory was short?"""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
+    words = ("can't allocate memory", "not enough memory", "can't start new thread")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def release_memory(device: str | torch.device) -> None:
+    """Give back what torch keeps for later on a GPU."""
+    if str(device).startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def over_median(sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -170,10 +238,13 @@ def grey(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
 
 
 def flow_of_pairs(match: Callable[[np.ndarray, np.ndarray], np.ndarray], a: Images, b: Images) -> Tensor:
-    """`match` of the grey pictures of every pair, pairs side by side."""
+    """`match` of the grey pictures of every pair, pairs side by side; pictures that are too small for it are continued
+    by their edges."""
 
     def of_pair(pair: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        return match(*map(grey, pair))
+        h, w = pair[0].shape[:2]
+        edges = 0, max(0, LEAST - h), 0, max(0, LEAST - w)
+        return match(*(cv2.copyMakeBorder(grey(x), *edges, cv2.BORDER_REPLICATE) for x in pair))[:h, :w]
 
     return torch.from_numpy(np.stack(list(each(of_pair, zip(a, b, strict=True))))).permute(0, 3, 1, 2)
 
@@ -189,21 +260,23 @@ def net_flow(net: nn.Module, device: str | torch.device = "cpu", batch: int = 8)
     (`smoothed`), and says how far off it expects to be."""
 
     def flow(a: Images, b: Images) -> Float[Tensor, "N 3 H W"]:
-        out = []
-        with torch.inference_mode():
-            for k in range(0, len(a), batch):
-                a_, b_ = a[k : k + batch], b[k : k + batch]
-                found = net(as_tensor(a_, device), as_tensor(b_, device), full_dis_flow(a_, b_).to(device))
-                flow = smoothed(a_, b_, found.flow.float().cpu())
-                out.append(torch.cat([flow, found.log_spread.float().exp().cpu()], 1))
-        return torch.cat(out)
+        return torch.cat([of_batch(a[k : k + batch], b[k : k + batch]) for k in range(0, len(a), batch)])
+
+    def of_batch(a: Images, b: Images) -> Float[Tensor, "N 3 H W"]:
+        """As many pairs at once as there is memory for."""
+        try:
+            with torch.inference_mode():
+                found = net(as_tensor(a, device), as_tensor(b, device), full_dis_flow(a, b).to(device))
+                flow = smoothed(a, b, found.flow.float().cpu())
+                return torch.cat([flow, found.log_spread.float().exp().cpu()], 1)
+        except RuntimeError as error:
+            if not is_of_memory(error) or len(a) == 1:
+                raise
+        release_memory(device)
+        half = len(a) // 2
+        return torch.cat([of_batch(a[:half], b[:half]), of_batch(a[half:], b[half:])])
 
     return flow
-
-
-def in_memory(shape: tuple[int, ...], kind: type = np.float32) -> np.ndarray:
-    """The `Store` for short shots."""
-    return np.zeros(shape, kind)
 
 
 def dense_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -221,8 +294,9 @@ class Flows:
     STEP = 1 / 64  # px, of what is kept; so vectors of up to 512 px
     AT_ONCE = 16  # pairs
 
-    def __init__(self, shot: Shot, flow: FlowOf, store: Store = in_memory) -> None:
-        self.shot, self.flow, self.store, self.size = shot, flow, store, dense_size(shot.size)
+    def __init__(self, shot: Shot, flow: FlowOf, store: Store | None = None) -> None:
+        self.shot, self.flow, self.size = shot, flow, dense_size(shot.size)
+        self.store = Store() if store is None else store
         self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by j - i: flow of every i, and whether it is there
         self.small: tuple[np.ndarray, np.ndarray] | None = None  # frames at this size, and which of them are there
         self.lock = RLock()  # frames are worked on in parallel
@@ -253,7 +327,7 @@ class Flows:
         """What is kept of `images`."""
         if self.small is None:
             n, (w, h) = len(self.shot), self.size
-            self.small = self.store((n, 3, h, w), np.float32), np.zeros(n, bool)
+            self.small = self.store.array("small", (n, 3, h, w), np.float32), self.store.done("small", n)
         return self.small
 
     def sharp(self, i: np.ndarray, j: np.ndarray) -> Float[Tensor, "P _c H W"]:
@@ -274,7 +348,8 @@ class Flows:
         with self.lock:
             if apart not in self.kept:
                 n, (w, h) = len(self.shot), self.size
-                self.kept[apart] = self.store((n, 2, h, w), np.int16), np.zeros(n, bool)
+                name = f"flow{apart:+d}"
+                self.kept[apart] = self.store.array(name, (n, 2, h, w), np.int16), self.store.done(name, n)
             return self.kept[apart]
 
     def part(self, first: int, last: int) -> "Flows":

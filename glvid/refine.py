@@ -14,18 +14,21 @@ are held fixed, so that scale carries over.
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adam import adam
+from torch.utils.checkpoint import checkpoint
 
 from glvid.dense import NEAR, Dense, filtered, steadied, triangulate_shot, untouched
 from glvid.geometry import inverse, se3_exp
 from glvid.losses import CameraOffset, Evidence, LossWeights, observe, total
-from glvid.predict import Flows, Store, as_tensor, dense_size, in_memory
+from glvid.predict import Flows, as_tensor, dense_size, is_of_memory, release_memory
 from glvid.solve import PARALLAX
+from glvid.store import Store
 from glvid.types import GLOBAL_SHUTTER, Pairs, Shot, Solution
 from glvid.views import rolled_flow_of
 from glvid.warp import resize, resize_flow
@@ -51,13 +54,14 @@ NEAR_AND_FAR = (1, 4)  # offsets of the pairs the objective is taken over
 @dataclass(frozen=True)
 class Plan:
     """How to refine: mode (none, params, output, both), gradient steps per span, device, weights of the objective,
-    where maps are kept, whether depth is averaged over time in the end, arithmetic of the networks (fp32 or bf16)."""
+    where what is found is kept, whether depth is averaged over time in the end, arithmetic of the networks (fp32 or
+    bf16)."""
 
     mode: str
     steps: int
     device: str | torch.device = "cpu"
     weights: LossWeights = LossWeights()
-    store: Store = in_memory
+    store: Store = Store()
     filtered: bool = False
     precision: str = "fp32"
 
@@ -131,7 +135,8 @@ def span_of(
 
 def posed(pairs: Pairs, cam_T_world: Float[Tensor, "S 4 4"]) -> Pairs:
     """The pairs with j_T_i of these poses."""
-    return replace(pairs, j_T_i=cam_T_world[pairs.j] @ inverse(cam_T_world[pairs.i]))
+    i, j = (cam_T_world.index_select(0, n) for n in (pairs.i, pairs.j))  # [n] adds gradients up in any order
+    return replace(pairs, j_T_i=j @ inverse(i))
 
 
 def adam_of(rates: dict[Tensor, float]) -> Callable[[], None]:
@@ -178,14 +183,21 @@ def refine_outputs(
 
     The focal length stays as solved: it belongs to the whole clip, a span sees only a part of it.
     """
-    depth, poses, losses = plan.store(dense.depth.shape, np.float32), solution.world_T_cam.clone(), []
-    depth[:] = dense.depth
-    size = descent_size(shot.size)
+    n, store = len(shot), plan.store.under("output")
+    depth, done = store.array("depth", dense.depth.shape), store.done("done", n)
+    poses = torch.from_numpy(store.array("poses", (n, 4, 4), np.float64))
+    losses = store.array("losses", (n, plan.steps + 1), np.float64)  # of a span, at its first new frame
+    size, edges_of_all = descent_size(shot.size), list(bounds(n, "output"))
     camera = solution.intrinsics.resized(size).to(plan.device)
-    for edges in bounds(len(shot), "output"):
+    for edges in edges_of_all:
+        new = slice(edges[0] + edges[2], edges[1])
+        if done[new.start]:
+            advance(plan.steps)
+            continue
         span = span_of(shot, solution, dense, flows, edges, plan.device)
-        start = 1 / resize(1 / torch.from_numpy(depth[span.frames, None]).to(plan.device), size)
-        G = inverse(poses[span.frames])
+        before = np.concatenate([depth[edges[0] : new.start], dense.depth[new]])
+        start = 1 / resize(1 / torch.from_numpy(before[:, None]).to(plan.device), size)
+        G = inverse(torch.cat([poses[edges[0] : new.start], solution.world_T_cam[new]]))
         G = G @ inverse(G[0])  # single precision suffices near the origin
         G, held = G.float().to(plan.device), span.held
         sigma = (POSE_SIGMA * float(start.median()), POSE_SIGMA, 1.0)
@@ -202,12 +214,13 @@ def refine_outputs(
 
         take_step = adam_of({change: 1e-2, twist: POSE_SIGMA / 16})
         values, (found, step) = descend(take_step, objective, plan.steps, advance)
-        depth[span.frames][held:] *= resize(found, dense_size(shot.size)).exp()[:, 0].cpu().numpy()
-        poses[span.frames][held:] = inverse(step.double().cpu() @ inverse(poses[span.frames][held:]))
-        losses.append(values)
-    poses = inverse(poses[0]) @ poses
-    poses[0] = torch.eye(4)  # but for rounding it is
-    return replace(dense, depth=depth), replace(solution, world_T_cam=poses), progress_of(losses)
+        depth[new] = dense.depth[new] * resize(found, dense_size(shot.size)).exp()[:, 0].cpu().numpy()
+        poses[new] = inverse(step.double().cpu() @ inverse(solution.world_T_cam[new]))
+        losses[new.start], done[new.start] = values, True
+    path = inverse(poses[0]) @ poses
+    path[0] = torch.eye(4)  # but for rounding it is
+    progress = progress_of([losses[first + held].tolist() for first, _, held in edges_of_all])
+    return replace(dense, depth=depth), replace(solution, world_T_cam=path), progress
 
 
 def refine_parameters(
@@ -233,10 +246,13 @@ def refine_parameters(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
-    size, losses, depth = descent_size(shot.size), [], plan.store(shot.depth.shape, np.float32)
+    size, store = descent_size(shot.size), plan.store.under("params")
+    depth, spans = store.array("depth", shot.depth.shape), list(bounds(len(shot), "params"))
     camera = solution.intrinsics.resized(size).to(plan.device)
     weights = replace(plan.weights, prior_depth=10 * plan.weights.prior_depth)
-    for edges in bounds(len(shot), "params"):
+    losses, at_once = resumed(store.kept("tuned"), tuned, optimiser), SPAN["params"]
+    advance(plan.steps * len(losses))
+    for edges in spans[len(losses) :]:
         span = span_of(shot, solution, dense, flows, edges, plan.device)
         G = inverse(solution.world_T_cam[span.frames])
         pairs = posed(span.pairs, (G @ inverse(G[0])).float().to(plan.device))
@@ -244,17 +260,55 @@ def refine_parameters(
         scale = solution.depth_scale[span.frames].float().to(plan.device)[:, None, None, None]
         whole = as_tensor(shot.images[span.frames], plan.device)
 
-        def objective(span=span, pairs=pairs, anchor=anchor, scale=scale, whole=whole):
+        def objective(at_once: int, span=span, pairs=pairs, anchor=anchor, scale=scale, whole=whole):
             with torch.autocast(whole.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-                full = tuned.depth(whole).float()  # the objective stays in float32
+                full = depth_of(tuned, whole, at_once).float()  # the objective stays in float32
             now = scale / resize(1 / full, size)
             loss, _ = total(span.images, now, pairs, camera, span.moving, weights, anchor, None, span.seen)
             return loss, full.detach()
 
-        values, full = descend(take_step, objective, plan.steps, advance)
+        before = copy.deepcopy(state_of(tuned, optimiser, losses))
+        while True:
+            try:
+                values, full = descend(take_step, partial(objective, at_once), plan.steps, advance)
+                break
+            except RuntimeError as error:
+                if not is_of_memory(error) or at_once == 1:
+                    raise
+            at_once //= 2  # not above: the error holds on to what was in memory
+            optimiser.zero_grad(set_to_none=True)
+            resumed(before, tuned, optimiser)
+            release_memory(plan.device)
         depth[span.frames][span.held :] = full[span.held :, 0].float().cpu().numpy()
         losses.append(values)
+        store.keep("tuned", partial(state_of, tuned, optimiser, losses), (depth,))
+    store.keep("tuned", lambda: {"losses": losses}, (depth,), last=True)
     return replace(shot, depth=depth, sigma=None), progress_of(losses)  # what it said of itself was of before
+
+
+def depth_of(net: nn.Module, images: Float[Tensor, "S 3 H W"], at_once: int) -> Float[Tensor, "S 1 H W"]:
+    """The network's depth; with fewer images at once than there are, in their memory, and half as long again, since the
+    way there is forgotten and gone again for gradients (Chen et al. 2016)."""
+    if at_once >= len(images):
+        return net.depth(images)
+    return torch.cat([checkpoint(net.depth, part, use_reentrant=False) for part in images.split(at_once)])
+
+
+def state_of(net: nn.Module, optimiser: torch.optim.Adam, losses: list[list[float]]) -> dict:
+    """What `resumed` needs: losses of the spans that are done, weights, and Adam's moments by number of the weight."""
+    moments = {str(number): moment for number, moment in optimiser.state_dict()["state"].items()}
+    return {"losses": losses, "net": dict(net.state_dict()), "moments": moments}
+
+
+def resumed(kept: dict | None, net: nn.Module, optimiser: torch.optim.Adam) -> list[list[float]]:
+    """Puts network and optimiser where they were; returns the losses of the spans that were done by then."""
+    if kept is None:
+        return []
+    if "net" in kept:  # not after the last one
+        net.load_state_dict(kept["net"])
+        moments = {int(number): moment for number, moment in kept["moments"].items()}
+        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    return kept["losses"]
 
 
 def progress_of(losses: Sequence[Sequence[float]]) -> Progress:
@@ -299,7 +353,7 @@ def refine(
         shot, progress = refine_parameters(shot, solution, dense, flows, net, plan, advance)
         if plan.mode == "params":
             return shot, replace(dense, depth=untouched(shot, solution, plan.store)), solution, progress
-        dense = triangulate_shot(shot, solution, flows, solution.offsets, advance, plan.store)
+        dense = triangulate_shot(shot, solution, flows, solution.offsets, advance, plan.store, name="again")
     dense, solution, after = refine_outputs(shot, solution, dense, flows, plan, advance)
     if plan.filtered:
         dense = replace(dense, depth=filtered(shot, solution, dense, flows, plan.store))

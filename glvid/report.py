@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from glvid.bench import Plan
+from glvid.files import volume
 from glvid.types import GLOBAL_SHUTTER, Clip, Trajectory
 
 Pairs = list[tuple[str, str]]
@@ -179,12 +180,3 @@ def span(seconds: float) -> str:
     if s < 60:
         return f"{s} s"
     return f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s % 3600 // 60} min"
-
-
-def volume(size: float) -> str:
-    """A number of bytes for people: 812 kB, 3.4 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -2,17 +2,18 @@
 
 run.json  camera.json  frames.csv  trajectory.txt  depth/  flow/  mask/  image/  preview.mp4  scene.ply
 
-A run that has not ended also holds a lock (pid of the writer) and a journal (the maps written so far, so that
---overwrite removes those and nothing else). formats.py has the formats of the maps, claim.py who may write here.
+A run that has not ended also holds a lock (pid of the writer), a journal (the maps written so far, so that
+--overwrite removes those and nothing else) and a folder of working files, from which --resume goes on. formats.py
+has the formats of the maps, claim.py who may write here.
 """
 
 import csv
 import io
 import json
-import math
-import shutil
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from jaxtyping import Float32, UInt8
 
 from glvid import formats
 from glvid.errors import InputError, OutputError, UsageError
-from glvid.formats import atomic_write, cannot_write, reading
+from glvid.files import atomic_write, cannot_write, free_space, volume
+from glvid.formats import leads_inside, read_json, reading
 from glvid.types import Intrinsics, Trajectory
 
 SCHEMA = "glvid-run/1"
@@ -30,7 +32,7 @@ INFO, CAMERA, FRAMES, TRAJECTORY = "run.json", "camera.json", "frames.csv", "tra
 PREVIEW, SCENE, REPORT = "preview.mp4", "scene.ply", "report.html"
 STATUS = ("running", "complete", "partial")
 KINDS = ("depth", "flow", "mask", "image")  # what --keep chooses from
-LOCK, JOURNAL = ".glvid-lock", ".glvid-files"
+LOCK, JOURNAL, WORK = ".glvid-lock", ".glvid-files", ".glvid-work"
 
 
 # ---------------------------------------------------------------- what a run folder says
@@ -143,12 +145,12 @@ def write_camera(folder: Path, camera: dict[str, Any]) -> None:
 
 
 def write_frames(folder: Path, rows: Sequence[Row]) -> None:
-    """frames.csv; times with 9 decimals, as in trajectory.txt."""
+    """frames.csv; times with 9 decimals, as in trajectory.txt; what is no UTF-8 in a name as question marks."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     table.writerows((asdict(row) | {"time_s": f"{row.time_s:.9f}"}).values() for row in rows)
-    atomic_write(folder / FRAMES, text.getvalue().encode())
+    atomic_write(folder / FRAMES, formats.printable(text.getvalue()).encode())
 
 
 def write_trajectory(folder: Path, trajectory: Trajectory) -> None:
@@ -162,8 +164,8 @@ def write_frame(folder: Path, row: Row, scale: float, depth=None, flow=None, mov
     The journal hears of them first, so that --overwrite of an interrupted run finds every one. Raises OutputError.
     """
     try:
-        with open(folder / JOURNAL, "a", encoding="utf-8") as journal:
-            journal.writelines(path + "\n" for path in row.maps)
+        with open(folder / JOURNAL, "a", encoding="utf-8", opener=_no_link) as journal:
+            journal.writelines("\n" + path for path in row.maps)  # so that one cut by a full disk spoils no other
     except OSError as error:
         raise cannot_write(folder / JOURNAL, error) from error
     if row.depth:
@@ -176,9 +178,9 @@ def write_frame(folder: Path, row: Row, scale: float, depth=None, flow=None, mov
         formats.write_image(folder / row.image, image)
 
 
-def is_written(folder: Path, row: Row) -> bool:
-    """Are all maps of the row there? Files are whole or absent, so a resumed run may skip such a row."""
-    return all((folder / path).is_file() for path in row.maps)
+def _no_link(path: str, flags: int) -> int:
+    """An `opener` that fails where a link would lead elsewhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 # ---------------------------------------------------------------- reading
@@ -254,13 +256,19 @@ class RunFolder:
     def _stored(self, row: Row, kind: str) -> Path:
         if not getattr(row, kind):
             raise UsageError(f"{self.path}: holds no {kind} of frame {row.index}; run infer with {kind} in --keep")
-        return _inside(self.path, getattr(row, kind))
+        path = _inside(self.path, getattr(row, kind))
+        if path.suffix != ".flo" and (size := formats.stated_size(path)) is not None:
+            self._check_size(path, size)  # before it is decoded: a small file may claim gigabytes
+        return path
+
+    def _check_size(self, path: Path, size: tuple[int, int]) -> None:
+        if size != self.size:
+            found, stated = (f"{w}x{h}" for w, h in (size, self.size))
+            raise InputError(f"{path}: is {found}, {CAMERA} says {stated}; run infer again")
 
     def _checked(self, row: Row, kind: str, array: np.ndarray) -> np.ndarray:
         h, w = array.shape[:2] if kind == "image" else array.shape[-2:]
-        if (w, h) != self.size:
-            stated = f"{self.size[0]}x{self.size[1]}"
-            raise InputError(f"{self.path / getattr(row, kind)}: is {w}x{h}, {CAMERA} says {stated}; run infer again")
+        self._check_size(self.path / getattr(row, kind), (w, h))
         return array
 
 
@@ -273,7 +281,10 @@ def open_run(folder: Path | str, finished: bool = True) -> RunFolder:
     if finished and info.get("status") not in ("complete", "partial"):
         raise UsageError(f"{folder}: holds an interrupted run; finish it with `glvid infer ... --resume`")
     with reading(folder / INFO):
-        _check_info(info, PARTS if finished else {"depth": dict})
+        check_form(info, FINISHED if finished else RUNNING)
+        for name, values in info.get("quality", {}).items():
+            if len(values) != len(info["frames"]):
+                raise ValueError(f"quality.{name} has {len(values)} values")
     rows = read_frames(folder)
     if finished and len(rows) != len(info["frames"]):
         counts = f"{len(rows)} rows for the {len(info['frames'])} frames of {INFO}"
@@ -281,29 +292,69 @@ def open_run(folder: Path | str, finished: bool = True) -> RunFolder:
     return RunFolder(folder, info, read_camera(folder), rows, tuple(range(len(rows))))
 
 
-PARTS = {"input": dict, "options": dict, "models": dict, "refine": dict, "depth": dict, "frames": list}
-PARTS |= {"seconds": dict, "warnings": list}
+NUMBER, LARGEST = (int, float), 1e18  # finite, and its square too
+CAMERA_FORM = {
+    **dict.fromkeys(("fx", "fy", "source_fx", "source_fy"), "positive"),
+    **dict.fromkeys(("width", "height", "source_width", "source_height"), "side"),
+    **dict.fromkeys(("cx", "cy", "source_cx", "source_cy"), NUMBER),
+    **{"source": str, "fx_sigma": (*NUMBER, type(None)), "observable": bool, "readout?": NUMBER},
+}
+DEPTH_FORM = {"kind": str, "scale": "positive", "unit": ("m", "scene"), "scale_source": str}
+RUNNING = {"depth": DEPTH_FORM, "quality?": {"*": [(*NUMBER, type(None))]}}
+FINISHED = RUNNING | {
+    "glvid": str,
+    "input": {"path": str, "width": NUMBER, "height": NUMBER, "fps": NUMBER, "duration_s": NUMBER, "lost?": list},
+    "options": {"distortion?": (str, type(None)), "intrinsics?": (str, type(None))},
+    "device": str,
+    "precision": str,
+    "models": {"*": {"name?": str, "sha256?": str, "licence?": str}},
+    "refine": {
+        **{"mode": str, "steps": NUMBER, "curve?": [(*NUMBER, type(None))]},
+        **dict.fromkeys(("loss_first?", "loss_last?"), (*NUMBER, type(None))),
+    },
+    "camera": CAMERA_FORM,
+    "frames": list,
+    "seconds": {"*": NUMBER},
+    "peak_memory_mb?": NUMBER,
+    "warnings": [str],
+    "command?": str,
+}
 
 
-def _check_info(info: dict[str, Any], parts: dict[str, type]) -> None:
-    """Raises ValueError where run.json lacks what its readers rely on."""
-    for name, kind in parts.items():
-        if not isinstance(info[name], kind) or (name == "frames" and not info[name]):
-            raise ValueError(f"its entry {name} is not what it should be")
-    depth = info["depth"]
-    if not 0 < float(depth["scale"]) < math.inf or depth["unit"] not in ("m", "scene"):
-        raise ValueError("depth.scale is no positive number, or depth.unit neither m nor scene")
-    str(depth["kind"]), str(depth["scale_source"])
-    for name, values in info.get("quality", {}).items():
-        if len(values) != len(info["frames"]):
-            raise ValueError(f"quality.{name} has {len(values)} values")
+def check_form(value: Any, form: Any, name: str = "") -> None:
+    """Raises ValueError where JSON is not of the form its readers rely on: a dict says so of its entries (`name?`: may
+    lack; `*`: all others), a list of its elements; else a type, several, or words to choose from; numbers are bounded.
+    """
+    if isinstance(form, dict):
+        fits = isinstance(value, dict)
+        for key, inner in form.items() if fits else ():
+            chosen = [k for k in value if k not in form] if key == "*" else [key.removesuffix("?")]
+            for k in chosen:
+                if k in value:
+                    check_form(value[k], inner, f"{name}.{k}".lstrip("."))
+                elif not key.endswith("?"):
+                    raise ValueError(f"its entry {f'{name}.{k}'.lstrip('.')} is missing")
+    elif isinstance(form, list):
+        fits = isinstance(value, list)
+        for k, element in enumerate(value if fits else ()):
+            check_form(element, form[0], f"{name}[{k}]")
+    elif form == "positive":
+        fits = type(value) in NUMBER and 1 / LARGEST < value < LARGEST
+    elif form == "side":
+        fits = type(value) is int and 0 < value < 1 << 16
+    elif isinstance(form, tuple) and isinstance(form[0], str):
+        fits = value in form
+    else:
+        fits = isinstance(value, form) and (type(value) not in NUMBER or abs(value) < LARGEST)
+    if not fits:
+        raise ValueError(f"its entry {name} is not what it should be")
 
 
 def read_info(folder: Path) -> dict[str, Any] | None:
     """run.json, or None when the folder holds none of ours."""
     try:
-        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        info = read_json(folder / INFO)
+    except InputError:
         return None
     ours = isinstance(info, dict) and info.get("schema") == SCHEMA and info.get("status") in STATUS
     return info if ours else None
@@ -311,34 +362,42 @@ def read_info(folder: Path) -> dict[str, Any] | None:
 
 def read_camera(folder: Path) -> dict[str, Any]:
     """camera.json. Raises InputError when missing or damaged."""
+    camera = read_json(folder / CAMERA)
     with reading(folder / CAMERA):
-        camera = json.loads((folder / CAMERA).read_text(encoding="utf-8"))
-        intrinsics_of(camera)
+        check_form(camera, CAMERA_FORM)
     return camera
 
 
 def read_frames(folder: Path) -> tuple[Row, ...]:
     """frames.csv. Raises InputError when missing or damaged."""
     with reading(folder / FRAMES), open(folder / FRAMES, newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if tuple(table.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"header is not {','.join(COLUMNS)}")
+        try:
+            header, *lines = csv.reader(file)
+        except csv.Error as error:
+            raise ValueError(str(error)) from error
+        if tuple(header) != COLUMNS or any(len(line) != len(COLUMNS) for line in lines):
+            raise ValueError(f"header and lines are not {','.join(COLUMNS)}")
         cast = {"index": int, "time_s": float, "shot": int}
-        return tuple(Row(**{k: cast.get(k, str)(v) for k, v in line.items()}) for line in table)
+        named = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+        rows = tuple(Row(**{k: cast.get(k, str)(v) for k, v in line.items()}) for line in named)
+        if not all(0 <= row.index < LARGEST and abs(row.time_s) < LARGEST for row in rows):
+            raise ValueError("an index or a time is none")
+        if any(b - a not in (0, 1) for a, b in pairwise([0, *(row.shot for row in rows)])):
+            raise ValueError("shots do not count up from 0")
+        return rows
 
 
 def _inside(folder: Path, name: str) -> Path:
     """folder / name, for a name that a file gave us; InputError when it leads out of the folder."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{folder}: {FRAMES} names a file outside the run folder ({name!r}); run infer again")
-    return path
+    if not leads_inside(folder, name):
+        raise InputError(f"{folder}: {FRAMES} names a file outside the run folder ({name[:200]!r}); run infer again")
+    return folder / name
 
 
 # ---------------------------------------------------------------- disk
 
 
-WORKING = 25  # bytes a pixel: image 3, its half size 3, depth 4, its sigma 4, ignored 1, flow of eight pairs 8, maps 2
+WORKING = 48  # bytes a pixel: images 4, depths 8, flow of ten pairs 10, maps of every stage of `refine` 26
 
 
 def estimate(
@@ -360,12 +419,9 @@ def estimate(
 
 def check_space(folder: Path, needed: int) -> None:
     """Raises OutputError when the disk that (will) hold the folder has less than `needed` bytes free."""
-    place = Path(folder).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_space(folder)
     if free < needed:
         raise OutputError(
-            f"{folder}: needs about {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB free; "
+            f"{folder}: needs about {volume(needed)}, the disk has {volume(free)} free; "
             "free some space, or store less with --keep, --max-size or --stride"
         )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from glvid.errors import UsageError
-from glvid.formats import FLO_TAG, atomic_write, write_flow
+from glvid.files import atomic_write
+from glvid.formats import FLO_TAG, write_flow
 from glvid.geometry import quaternion
 from glvid.synthetic import KINDS, SKY, Truth, degrade, scene
 from glvid.synthetic.scenes import RESERVED
@@ -65,13 +66,11 @@ def pictures(images: Tensor) -> list[np.ndarray]:
 
 def picture(path: Path, image: np.ndarray) -> None:
     """One PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, cv2.imencode(".png", image)[1].tobytes())
 
 
 def words(path: Path, text: str) -> None:
     """One text file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, text.encode())
 
 
@@ -104,7 +103,6 @@ def kitti_raw(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> 
         depth = near_depth(truth, k)
         picture(drive / f"proj_depth/groundtruth/image_02/{k:010d}.png", (depth * 256).round().astype(np.uint16))
         file = drive / f"velodyne_points/data/{k:010d}.bin"
-        file.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(file, scan(truth, depth).tobytes())
     stamps = "".join(f"2031-01-01 00:00:{k / RATE:012.9f}\n" for k in range(len(shown)))
     words(drive / "image_02/timestamps.txt", stamps)
@@ -182,13 +180,11 @@ def sintel(out: Path, number: int, truth: Truth, shown: list[np.ndarray]) -> Non
 
 def held(path: Path, data: bytes) -> None:
     """One file of bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, data)
 
 
 def flow_file(path: Path, truth: Truth, k: int) -> None:
     """Flow of frame k to the next."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_flow(path, truth.flow[k].numpy().astype(np.float32))
 
 

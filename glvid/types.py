@@ -121,7 +121,7 @@ class Shot:
     times: Float64[np.ndarray, " N"]
     images: Shaped[np.ndarray, "N H W 3"]  # uint8 RGB
     depth: Shaped[np.ndarray, "N H W"]  # float, the network's, up to scale
-    ignored: Shaped[np.ndarray, "N H W"] | None = None  # 1 where the user wants pixels left out of everything
+    ignored: Shaped[np.ndarray, "N H W"] | None = None  # > 0 where pixels are left out of everything
     sigma: Shaped[np.ndarray, "N H W"] | None = None  # how far off the network expects its log depth to be, if it says
 
     @property

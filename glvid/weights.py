@@ -9,24 +9,33 @@ refused.
 
 import hashlib
 import json
+import math
 import os
 import pickle
-from contextlib import suppress
+import struct
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from glvid import __version__
-from glvid.errors import ModelError, OutputError
+from glvid.errors import ModelError
+from glvid.files import atomic_write, published
 from glvid.networks import KINDS
 
 LICENCE = "Apache-2.0"
 ABSENT = {"flow": {"blend": 0}}  # what files that do not speak of it lack
+# what torch's unpickler raises at files that somebody or something has changed
+BROKEN = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, AssertionError)
+BROKEN += (ArithmeticError, ImportError, struct.error)
 DEFAULTS = {"depth": "depth-small", "flow": "flow-small", "camera": "camera-small"}
+PICKLES = (".pth", ".pt", ".ckpt", ".pkl", ".bin")
+ASKED = "give safetensors, as `glvid train` exports them to weights/ and glvid.weights.save(network, path) writes them"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 BASE, FREE = "depth-base", "-free"  # the depth network of GPUs; how the names of networks free for any use end
 
 
@@ -51,9 +60,17 @@ def index(models: Path | None = None) -> dict[str, dict]:
     """Shipped weights by name: `file, kind, sha256, licence, config`. Raises ModelError if the index is unreadable."""
     path = (models or folder()) / "index.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"no list of models at {path} ({error}): reinstall glvid") from error
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError("no regular file")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for facts in found.values():
+            if not all(isinstance(facts[k], str) for k in ("file", "kind", "sha256", "licence")):
+                raise ValueError("its entries are no models")
+            if Path(facts["file"]).name != facts["file"] or not isinstance(facts["config"], dict):
+                raise ValueError("its entries are no models")
+        return found
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"no list of models at {path} ({_line(error)}): reinstall glvid") from error
 
 
 def sha256(path: Path) -> str:
@@ -65,17 +82,21 @@ def load(name: str | Path, kind: str, device: str | torch.device = "cpu") -> tup
     """The network of `kind` in the shipped weights called `name` or in the file at that path, ready for inference.
 
     Returns the module (float32, eval mode, on `device`) and `name, kind, sha256, licence, version, trained`.
+    Nothing but safetensors is read: what is called a pickle (.pth, .pt) is not even opened.
     Raises ModelError: unknown name, checksum differs from index.json, not a weight file (HTML page, pickle, cut short),
     another kind of network, keys missing or unexpected, shapes that do not fit, values that are not finite.
     """
     path, expected = _find(str(name))
+    if path.suffix.lower() in PICKLES:
+        raise ModelError(f"{path} is a pickle, which could run code, and was not opened: {ASKED}")
     digest = sha256(path)
     if expected and digest != expected:
         raise ModelError(f"{path} is damaged: its sha256 is not the one in index.json; reinstall glvid")
     state, info = _read(path)
-    module = _build(info, kind, path)
+    module = _build(info, kind, path, state)
     _fill(module, state, path)
-    facts = {"name": path.stem, "sha256": digest, **{k: v for k, v in info.items() if k != "config"}}
+    facts = {"licence": "not stated"} | {k: v for k, v in info.items() if k != "config"}
+    facts |= {"name": path.stem, "sha256": digest}
     return module.to(device).eval(), facts
 
 
@@ -88,62 +109,58 @@ def save(module: nn.Module, path: Path, info: dict | None = None, half: bool = T
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
     _refuse_non_finite(state, path)
     head = {"kind": _kind(module), "config": asdict(module.config), "version": __version__, "licence": LICENCE}
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, str(part), {"format": "pt", "glvid": json.dumps({**head, **(info or {})})})
-        part.chmod(0o644)  # safetensors writes files that only their owner can read
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
-        raise OutputError(f"cannot write weights to {path}: {error}") from error
+    atomic_write(path, serialised(state, {"format": "pt", "glvid": json.dumps({**head, **(info or {})})}))
     return sha256(path)
 
 
 def write_index(models: Path) -> dict[str, dict]:
-    """Write `index.json` for every weight file in `models`, and return it."""
+    """Write `index.json` for every weight file in `models`, and return it. Raises OutputError."""
     found = {}
     for path in sorted(models.glob("*.safetensors")):
         info = _read(path)[1]
         keep = {k: info[k] for k in ("kind", "licence", "config")}
         found[path.stem] = {"file": path.name, "sha256": sha256(path), **keep}
-    part = models / "index.json.part"
-    part.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(part, models / "index.json")
+    atomic_write(models / "index.json", (json.dumps(found, indent=1) + "\n").encode())
     return found
 
 
 def save_checkpoint(state: dict, path: Path) -> None:
-    """Write a training state (tensors and plain values), complete or not at all."""
-    part = path.with_name(path.name + ".part")
-    try:
-        torch.save(state, part)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            part.unlink()
-        raise OutputError(f"cannot write checkpoint {path}: {error}") from error
+    """Write a training state (tensors and plain values), complete or not at all. Raises OutputError."""
+    with published(path) as part:
+        try:
+            with open(part, "wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:  # what torch makes of a disk that takes no more
+            raise next(_refusals(error), error) from error
+
+
+def _refusals(error: BaseException | None) -> Iterator[OSError]:
+    """What the system said, of all that led to an error."""
+    while error is not None:
+        if isinstance(error, OSError):
+            yield error
+        error = error.__context__
 
 
 def load_checkpoint(path: Path, device: str | torch.device = "cpu") -> dict:
     """Read what `save_checkpoint` wrote; never runs code from the file. Raises ModelError if it is not such a file."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no regular file")
         return torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path} holds more than tensors: refused, because loading it could run code") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+    except BROKEN as error:
         raise ModelError(f"cannot read checkpoint {path}: {_line(error)}") from error
 
 
 def _find(name: str) -> tuple[Path, str | None]:
     """Path of the file, and the sha256 it must have if it is a shipped one."""
-    if name.endswith((".safetensors", ".pth", ".pt")) or os.sep in name:
-        path = Path(name)
+    shipped, path = index(), Path(name)
+    if name not in shipped and (path.suffix.lower() in (".safetensors", *PICKLES) or os.sep in name or path.is_file()):
         if not path.is_file():
-            raise ModelError(f"no weight file at {name}: give an existing file or one of: {', '.join(index())}")
+            raise ModelError(f"no weight file at {name}: give an existing file or one of: {', '.join(shipped)}")
         return path, None
-    shipped = index()
     if name not in shipped:
         raise ModelError(f"no model called '{name}': shipped are {', '.join(shipped)}; or give a .safetensors file")
     path = folder() / shipped[name]["file"]
@@ -154,18 +171,19 @@ def _find(name: str) -> tuple[Path, str | None]:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and the JSON head of a weight file."""
-    if path.suffix in (".pth", ".pt"):
-        found = load_checkpoint(path)
-        if not isinstance(found, dict) or not {"state", "info"} <= found.keys():
-            raise ModelError(f"{path} is no glvid weight file: it needs the entries 'state' and 'info'")
-        return found["state"], found["info"]
     _refuse_foreign(path)
     try:
         with safe_open(str(path), "pt") as file:
-            head = json.loads((file.metadata() or {}).get("glvid", "{}"))
+            head = json.loads((file.metadata() or {}).get("glvid", "{}"), parse_constant=_no_number)
+            if not isinstance(head, dict) or not isinstance(head.get("licence", LICENCE), str):
+                raise ValueError("its head is not what glvid writes")
             return {k: file.get_tensor(k) for k in file.keys()}, head  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"cannot read {path}: {_line(error)}; it may be cut short, fetch it again") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -177,23 +195,32 @@ def _refuse_foreign(path: Path) -> None:
     if start.startswith(b"version https://git-lfs"):
         raise ModelError(f"{path} is a Git LFS pointer, not weights: run `git lfs pull`")
     if start.startswith((b"PK\x03\x04", b"\x80")) and start[8:9] != b"{":  # a safetensors head may be 0x..80 bytes long
-        raise ModelError(f"{path} is a pickle: name it .pth (only tensors will be read), or convert it to safetensors")
+        raise ModelError(f"{path} is a pickle, which could run code, and was not loaded: {ASKED}")
 
 
-def _build(info: dict, kind: str, path: Path) -> nn.Module:
-    """The network that the head of the file describes, not yet filled."""
+def _build(info: dict, kind: str, path: Path, state: dict[str, Tensor]) -> nn.Module:
+    """The network that the head of the file describes, not yet filled; it is as large as the file says it is."""
     found = info.get("kind")
-    if found not in KINDS:
+    if not isinstance(found, str) or found not in KINDS:
         raise ModelError(f"{path} does not say what network it holds: it was not written by glvid")
     if found != kind:
         raise ModelError(f"{path} holds a {found} network where a {kind} network is needed")
     network, config = KINDS[kind]
-    said = ABSENT.get(kind, {}) | info.get("config", {})
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
     try:
+        said = ABSENT.get(kind, {}) | info.get("config", {})
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+        _refuse_giants(values, state)
         return network(config(**values))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise ModelError(f"{path} holds a network this glvid does not know ({_line(error)}): update glvid") from error
+
+
+def _refuse_giants(config: dict, state: dict[str, Tensor]) -> None:
+    """Raises ValueError for a network that would take far more memory than the tensors that are to fill it."""
+    most = math.isqrt(sum(v.numel() for v in state.values()))  # channels: some layer has their square
+    counts = [n for v in config.values() for n in (v if isinstance(v, tuple) else (v,)) if type(n) is int]
+    if max(counts, default=0) > most or sum(config.get("blocks", ())) > len(state) or config.get("radius", 0) > 16:
+        raise ValueError("its numbers are larger than its tensors")
 
 
 def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -205,6 +232,8 @@ def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     wrong = sorted(k for k in wanted if wanted[k].shape != state[k].shape)
     if wrong:
         raise ModelError(f"{path} has {len(wrong)} tensors of another shape: {', '.join(wrong[:3])}: not this network")
+    if wrong := sorted(k for k, v in state.items() if v.dtype not in FLOATS):
+        raise ModelError(f"{path} has {len(wrong)} tensors of another type: {', '.join(wrong[:3])}: not this network")
     _refuse_non_finite(state, path)
     module.load_state_dict({k: v.float() for k, v in state.items()})
 

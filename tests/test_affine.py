@@ -10,6 +10,7 @@ from glvid.geometry import inverse, rigid_flow
 from glvid.predict import Flows, fine_dis_flow
 from glvid.solve.affine import fitted, inverse_depths, straightened
 from glvid.solve.matches import tracks
+from glvid.store import Store
 from glvid.types import Intrinsics, Shot, Solution
 
 SIZE, FRAMES = (192, 128), 8
@@ -64,7 +65,7 @@ def test_scale_and_shift_are_found_and_undone_in_every_frame(shift):
     shot = Shot(np.arange(FRAMES) / 15, images, (1 / said).astype(np.float32))
     unit = torch.from_numpy(np.median(said * depth[:, 0].numpy(), (1, 2))).double()  # as the solve would tie them
     before = replace(solution_of(poses, camera), depth_scale=unit)
-    fixed, solved, found = straightened(shot, TrueFlows(shot, depth, poses, camera), before, np.zeros)
+    fixed, solved, found = straightened(shot, TrueFlows(shot, depth, poses, camera), before, Store())
     straight = fixed.depth * solved.depth_scale.numpy()[:, None, None]
     assert np.median(np.abs(straight / depth[:, 0].numpy() - 1)) < 0.02
     assert np.abs(straight / depth[:, 0].numpy() - 1).mean() < 0.03
@@ -86,7 +87,7 @@ def test_a_camera_that_rests_leaves_everything_as_it_is():
     poses = torch.eye(4, dtype=torch.float64).repeat(FRAMES, 1, 1)
     shot = Shot(np.arange(FRAMES) / 15, images, depth[:, 0].numpy())
     before = solution_of(poses, camera)
-    assert straightened(shot, TrueFlows(shot, depth, poses, camera), before, np.zeros) == (shot, before, 0.0)
+    assert straightened(shot, TrueFlows(shot, depth, poses, camera), before, Store()) == (shot, before, 0.0)
 
 
 def test_a_frame_without_points_keeps_its_own_scale_and_takes_the_shift_of_the_others():
@@ -100,7 +101,7 @@ def test_a_frame_without_points_keeps_its_own_scale_and_takes_the_shift_of_the_o
     flows.depth[-1] = 1e4
     tied = torch.from_numpy(np.median(said * depth[:, 0].numpy(), (1, 2)))
     before = replace(solution_of(poses, camera), depth_scale=tied.double())
-    fixed, solved, shift = straightened(shot, flows, before, np.zeros)
+    fixed, solved, shift = straightened(shot, flows, before, Store())
     straight = fixed.depth[-1] * float(solved.depth_scale[-1])
     assert shift == pytest.approx(-0.05, abs=0.02)
     assert abs(np.median(straight / depth[-1, 0].numpy()) - 1) < 0.15
@@ -113,5 +114,5 @@ def test_a_shift_that_makes_no_sense_is_not_taken():
     shot = Shot(np.arange(FRAMES) / 15, images, (1 / said).astype(np.float32))
     flat = torch.full_like(depth, 4.0)
     before = solution_of(poses, camera)
-    after = straightened(shot, TrueFlows(shot, flat, poses, camera), before, np.zeros)
+    after = straightened(shot, TrueFlows(shot, flat, poses, camera), before, Store())
     assert after[2] == 0.0 and after[0] is shot and after[1] is before

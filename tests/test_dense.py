@@ -14,7 +14,8 @@ from glvid import refine as R
 from glvid import views as V
 from glvid.geometry import rigid_flow, se3_exp
 from glvid.networks import DepthNet
-from glvid.predict import Flows, dense_size, dis_flow, in_memory, working_size
+from glvid.predict import Flows, dense_size, dis_flow, working_size
+from glvid.store import Store
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.warp import push_pull, resize, resize_flow, spread
@@ -142,11 +143,11 @@ def test_steadied_depth_is_truer_than_that_of_single_frames(room):
     assert noise.shape == shot.depth.shape
     noisy = replace(shot, depth=shot.depth * np.exp(noise))
     prior, before = (np.stack([V.dense_prior(s, solution, n)[0].numpy() for n in range(6)]) for s in (shot, noisy))
-    after = D.steadied(noisy, solution, Flows(noisy, dis_flow), in_memory)
+    after = D.steadied(noisy, solution, Flows(noisy, dis_flow), Store())
     inner = slice(2, 4)  # frames with two others on either side
     assert change_of(after[inner], prior[inner]) < 0.7 * change_of(before[inner], prior[inner])
     assert change_of(after[:1], before[:1]) < 1e-6  # the first has none before it
-    clean = D.steadied(shot, solution, Flows(shot, dis_flow), in_memory)
+    clean = D.steadied(shot, solution, Flows(shot, dis_flow), Store())
     assert change_of(clean, prior) < 0.02
 
 
@@ -349,8 +350,7 @@ def test_a_vote_fills_the_frame_that_missed_an_object():
     said = true.copy()
     said[2] = 0
     said[4, 30:36, 30:36] = 1
-    M.voted(said, np.ones((6, 2, 40, 60), np.float32), flows)
-    found = said > M.MAJORITY
+    found = M.voted(said, np.ones((6, 2, 40, 60), np.float32), flows) > M.MAJORITY
     assert (found == (true > 0.5)).mean((1, 2)).min() > 0.97
     assert not found[4, 30:36, 30:36].any() and found[2][true[2] > 0].mean() > 0.9
 
@@ -371,7 +371,7 @@ def test_the_temporal_filter_takes_flicker_and_keeps_truth(room):
     flows, still = Flows(shot, dis_flow), np.zeros_like(true)
 
     def error(depth):
-        return np.abs(np.log(D.filtered(shot, solution, D.Dense(depth, still, still), flows, in_memory) / true))
+        return np.abs(np.log(D.filtered(shot, solution, D.Dense(depth, still, still), flows, Store()) / true))
 
     flicker = np.abs(np.log(noise)).mean()
     assert error(true * noise).mean() < 0.7 * flicker
@@ -379,4 +379,4 @@ def test_the_temporal_filter_takes_flicker_and_keeps_truth(room):
     alone = shot.part(2, 3)
     one = D.Dense(true[2:3], still[:1], still[:1])
     part = replace(solution, world_T_cam=solution.world_T_cam[2:3], depth_scale=solution.depth_scale[2:3])
-    assert np.allclose(D.filtered(alone, part, one, Flows(alone, dis_flow), in_memory), true[2:3])
+    assert np.allclose(D.filtered(alone, part, one, Flows(alone, dis_flow), Store()), true[2:3])

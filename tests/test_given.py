@@ -104,6 +104,25 @@ def test_masks_belong_to_frames_by_name_or_number(tmp_path):
     assert given.mask_of(numbered, "", 7) == tmp_path / "0007.png" and given.mask_of(numbered, "", 8) is None
 
 
+@pytest.mark.parametrize(
+    ("numbers", "frames", "says"),
+    [
+        ((0, 1, 2), 3, ""), ((0, 2, 4), 5, ""), ((3, 4), 9, ""), ((1,), None, ""), ((0, 1, 2), None, ""),
+        ((1, 2, 3), 3, "3.png is of no frame"), ((0, 1, 3), 4, "none for frame 2"),
+        ((0, 2, 4, 8), 9, "none for frame 6"),
+    ],
+)  # fmt: skip
+def test_the_number_of_masks(tmp_path, numbers, frames, says):
+    for number in numbers:
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    source = Clip(tmp_path, *SIZE, 10.0, 0.0, frames)
+    if says:
+        with pytest.raises(UsageError, match=says):
+            given.mask_files(tmp_path, source)
+    else:
+        assert set(given.mask_files(tmp_path, source)) == set(map(str, numbers))
+
+
 def test_wrong_masks_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no folder"):
         given.mask_files(tmp_path / "none", clip(tmp_path))

@@ -67,7 +67,7 @@ def test_a_known_camera_stays_and_is_learned(truth, clip):
 
 
 def test_lessons_of_another_form_are_made_anew(clip, tmp_path):
-    rows, _ = lessons.taught(clip, tmp_path, *networks())
+    rows = np.array(lessons.taught(clip, tmp_path, *networks())[0])  # a mapped file that is cut cannot be looked at
     store = next(tmp_path.glob("*.npy"))
     np.save(store, np.zeros(3, [("image", "u1")]))
     again, _ = lessons.taught(clip, tmp_path, *networks())

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "glvid"
 ORDER = (
-    "errors parallel types geometry warp losses networks weights video synthetic formats data predict given solve "
-    "views prior moving dense refine quality lessons colors synth results claim exports metric inference api "
-    "evaluate train viewer bench report page doctor cli __main__"
+    "errors files parallel types store geometry warp losses networks weights video synthetic formats data predict "
+    "given solve views prior moving dense refine quality lessons colors synth results claim exports metric inference "
+    "api evaluate train viewer bench report page doctor cli __main__"
 ).split()
 KNOWN_BY = {
     "av": {"video"},

@@ -311,7 +311,7 @@ def test_a_full_disk_is_found_before_the_first_step_and_survived_after(out, monk
     kept = {p.name: p.read_bytes() for p in state.checkpoints(options(out), "depth")}
 
     def full(content, file):
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     def no_copy(source, target):

@@ -243,6 +243,16 @@ def test_a_size_change_is_resampled_and_said(tmp_path):
     assert (np.diff([f.time for f in found]) > 0).all()
 
 
+@pytest.mark.parametrize("count", [8, 40])
+def test_files_put_end_to_end_lose_nothing_at_the_joint(tmp_path, count):
+    """With B-frames, the last frames of the first come out when packets of the second, with lower stamps, went in."""
+    part = film(tmp_path / "x.ts", pan(count), options={"bf": "2"})
+    part.write_bytes(2 * part.read_bytes())
+    found, lost, _ = read(part)
+    assert [counted(f) for f in found] == 2 * list(range(count)) and lost == []
+    assert [f.index for f in found] == list(range(2 * count)) and (np.diff([f.time for f in found]) > 0).all()
+
+
 def test_selection(clip):
     every, _, _ = read(clip)
     picked, _, _ = read(clip, start=0.2, end=0.8, stride=4)

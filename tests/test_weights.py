@@ -148,19 +148,45 @@ class Bomb:
         return (open, ("/nonexistent/bomb", "w"))
 
 
-def test_a_pickle_with_code_is_refused_unrun(tmp_path):
-    torch.save({"state": Bomb()}, tmp_path / "x.pth")
-    with pytest.raises(ModelError, match="could run code"):
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.PTH", "x.ckpt", "x.safetensors", "x.weights"])
+def test_a_pickle_is_refused_under_any_name(tmp_path, name):
+    """For inference, of tensors or of code alike, and before it is unpickled."""
+    for content in (Bomb(), torch.zeros(1)):
+        torch.save({"state": content}, tmp_path / name)
+        with pytest.raises(ModelError, match="pickle, which could run code.*give safetensors"):
+            weights.load(tmp_path / name, "depth")
+
+
+def test_a_pickle_is_not_even_opened(tmp_path, monkeypatch):
+    (tmp_path / "x.pth").write_bytes(b"whatever")
+    monkeypatch.setattr(weights, "sha256", lambda path: pytest.fail("was opened"))
+    with pytest.raises(ModelError, match="was not opened"):
         weights.load(tmp_path / "x.pth", "depth")
 
 
-def test_a_pth_of_tensors_is_read(net, tmp_path):
-    info = {"kind": "depth", "licence": "Apache-2.0", "config": {"channels": [16] * 5, "blocks": [1] * 4}}
-    torch.save({"state": net.state_dict(), "info": info}, tmp_path / "x.pth")
-    assert weights.load(tmp_path / "x.pth", "depth")[0].config.channels == (16,) * 5
-    torch.save({"weights": 1}, tmp_path / "y.pth")
-    with pytest.raises(ModelError, match="needs the entries"):
-        weights.load(tmp_path / "y.pth", "depth")
+def test_a_checkpoint_of_training_holds_tensors_alone(tmp_path):
+    weights.save_checkpoint({"step": 3, "state": torch.ones(2)}, tmp_path / "x.pt")
+    assert weights.load_checkpoint(tmp_path / "x.pt")["step"] == 3
+    torch.save({"state": Bomb()}, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match="could run code"):
+        weights.load_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_head_that_says_little(path):
+    """No licence, no list of layers, whole numbers in place of tensors: no such file ends in a traceback."""
+    rewritten(path, lambda s: None, licence="CC0")
+    assert weights.load(path, "depth")[1]["licence"] == "CC0"
+    state = load_file(path)
+    save_file(
+        state, path, {"glvid": json.dumps({"kind": "depth", "config": {"channels": [16] * 5, "blocks": [1] * 4}})}
+    )
+    assert weights.load(path, "depth")[1]["licence"] == "not stated"
+    save_file(state, path, {"glvid": json.dumps({"kind": "depth", "config": [1]})})
+    with pytest.raises(ModelError, match="does not know"):
+        weights.load(path, "depth")
+    save_file(state, path, {"glvid": "[]"})
+    with pytest.raises(ModelError, match="not what glvid writes"):
+        weights.load(path, "depth")
 
 
 def test_a_shipped_file_that_was_changed(path, tmp_path, monkeypatch):
@@ -182,7 +208,7 @@ def test_a_missing_index(tmp_path):
 
 def test_nowhere_to_write(net, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot write weights"):
+    with pytest.raises(OutputError, match="x.safetensors: cannot be written"):
         weights.save(net, tmp_path / "file" / "x.safetensors")
 
 

@@ -37,8 +37,8 @@ def keep_freed_memory() -> None:
         mallopt(name, value)
 
 
-def main() -> NoReturn:
-    """The `glvid` command."""
+def settle() -> None:
+    """What this process needs before it works, be it the command itself or a child that works on one input."""
 
     def terminate(number: int, frame: Any) -> NoReturn:
         raise Terminated
@@ -47,4 +47,9 @@ def main() -> NoReturn:
     # read when torch is loaded: threads that wait spin for milliseconds by default, which makes a busy machine crawl
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     keep_freed_memory()
+
+
+def main() -> NoReturn:
+    """The `glvid` command."""
+    settle()
     sys.exit(command(sys.argv[1:]))

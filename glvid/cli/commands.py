@@ -6,14 +6,16 @@ What is slow to import loads inside the command that needs it.
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from glvid.cli.app import app
-from glvid.cli.ends import FINISHED_WITH_LOSSES, INTERRUPTED, TERMINATED, guarded
+from glvid.cli.batch import carried_out
+from glvid.cli.ends import FINISHED_WITH_LOSSES, stoppable
 from glvid.cli.options import (
     EVERYTHING,
     AllowPartial,
@@ -48,11 +50,9 @@ from glvid.cli.options import (
     Stride,
     TemporalFilter,
 )
-from glvid.cli.screen import aligned, emit, progress, show_summary, training_progress
+from glvid.cli.screen import aligned, emit, progress, show_outcomes, show_summary, training_progress
 from glvid.errors import ModelError, UsageError
-
-if TYPE_CHECKING:
-    from glvid.inference import InferOptions
+from glvid.files import stem
 
 
 @app.command()
@@ -92,16 +92,18 @@ def infer(
 ) -> int:
     """Depth, flow, moving objects, camera path, focal length and a point cloud of every frame of a clip."""
     kinds(keep)
-    folders, documents, code = run_folders(inputs, out), [], 0
-    for source, folder in zip(inputs, folders, strict=True):
-        document, status = guarded(lambda s=source, f=folder: infer_one(s, f, context.params), debug)
-        documents.append(document or {"status": "failed", "input": {"path": str(source)}, "exit_code": status})
-        code = max(code, status or losses(document, allow_partial))
-        if status in (INTERRUPTED, TERMINATED):
-            break
-    if json_ and (len(inputs) > 1 or "schema" in documents[0]):
+    pairs = zip(inputs, run_folders(inputs, out), strict=True)
+    outcomes = carried_out(inputs, [partial(infer_one, *pair, context.params) for pair in pairs], debug)
+    codes = [x.code or losses(x.document, allow_partial) for x in outcomes]
+    if json_ and (len(inputs) > 1 or outcomes[0].document):
+        documents = [
+            x.document or {"status": "failed", "input": {"path": str(source)}, "exit_code": x.code, "error": x.reason}
+            for source, x in zip(inputs, outcomes, strict=False)
+        ]
         emit(json.dumps(documents if len(inputs) > 1 else documents[0], indent=2))
-    return code
+    elif len(inputs) > 1 and not quiet:
+        show_outcomes(inputs, [x.reason or run_in_words(x.document) for x in outcomes], codes)
+    return max(codes)
 
 
 def infer_one(source: Path, folder: Path, params: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +117,7 @@ def infer_one(source: Path, folder: Path, params: dict[str, Any]) -> dict[str, A
     names = InferOptions.__dataclass_fields__.keys() & params.keys()
     options = InferOptions(**{name: params[name] for name in names} | {"keep": kinds(params["keep"])})
     plan = bench.plan(video.probe(source, options.fps), options)
-    with progress(params["quiet"]) as report:
+    with progress(params["quiet"]) as told, stoppable(told, params["quiet"]) as report:
         report.note(f"{source}: {plan.frames or 'unknown'} frames, takes about {expectation(plan.seconds, plan.bytes)}")
         document = run(source, folder, options, report)
         if params["report"]:
@@ -280,28 +282,33 @@ def probe(
     debug: Debug = False,
 ) -> int:
     """What `infer` would do to a file: its frames, sizes, time, disk and problems."""
-    from glvid.inference import InferOptions
-    from glvid.report import described
-
     chosen = dict(refine=refine, steps=steps, keep=kinds(keep), start=start, end=end)
-    options = InferOptions(**chosen, stride=stride, fps=fps, max_size=max_size)
-    found, code = [], 0
-    for source in inputs:
-        facts, status = guarded(lambda s=source: probed(s, options), debug)
-        found, code = found + [facts or {"path": str(source), "exit_code": status}], max(code, status)
-        if facts and not json_:
-            emit(aligned(described(facts)))
+    chosen |= dict(stride=stride, fps=fps, max_size=max_size)
+    calls = [partial(probe_one, source, chosen, json_) for source in inputs]
+    outcomes = carried_out(inputs, calls, debug, each=len(calls))  # one process: to start it takes longer than a probe
+    codes = [x.code for x in outcomes]
     if json_:
-        emit(json.dumps(found if len(found) > 1 else found[0], indent=2))
-    return code
+        found = [
+            x.document or {"path": str(source), "exit_code": x.code, "error": x.reason}
+            for source, x in zip(inputs, outcomes, strict=False)
+        ]
+        emit(json.dumps(found if len(inputs) > 1 else found[0], indent=2))
+    elif len(inputs) > 1 and not quiet:
+        show_outcomes(inputs, [x.reason or clip_in_words(x.document) for x in outcomes], codes)
+    return max(codes)
 
 
-def probed(source: Path, options: "InferOptions") -> dict[str, Any]:
-    """Facts about one input, for `probe`."""
+def probe_one(source: Path, chosen: dict[str, Any], json_: bool) -> dict[str, Any]:
+    """One input of `probe`: facts about it, on stdout unless they go there as JSON later."""
     from glvid import bench, report, video
+    from glvid.inference import InferOptions
 
+    options = InferOptions(**chosen)
     clip = video.probe(source, options.fps)
-    return report.outlook(clip, bench.plan(clip, options), shutil.disk_usage(Path.cwd()).free)
+    facts = report.outlook(clip, bench.plan(clip, options), shutil.disk_usage(Path.cwd()).free)
+    if not json_:
+        emit(aligned(report.described(facts)))
+    return facts
 
 
 @app.command()
@@ -337,11 +344,6 @@ def kinds(text: str) -> tuple[str, ...]:
     return tuple(kind for kind in known if kind in words)
 
 
-def stem(path: Path) -> str:
-    """Name of a file or folder without its suffix, also for `.` and `..`; never hidden, never an option."""
-    return path.resolve().stem.lstrip(".-") or "clip"
-
-
 def run_folders(inputs: Sequence[Path], out: Path | None) -> list[Path]:
     """The run folder of every input: --out for a single one, else <stem>.glvid in it (-2, -3 where stems clash)."""
     if len(inputs) == 1 and out is not None:
@@ -351,6 +353,18 @@ def run_folders(inputs: Sequence[Path], out: Path | None) -> list[Path]:
         numbered = (f"{name}-{number}" for number in count(2))
         names.append(name if name not in names else next(other for other in numbered if other not in names))
     return [(out or Path()) / f"{name}.glvid" for name in names]
+
+
+def run_in_words(document: dict[str, Any]) -> str:
+    """What became of a run that ended, for the table of several."""
+    frames, lost = (len(document["frames"]), document["input"]["lost"])
+    return f"{document['status']}, {frames} frames" + (f"; lost: {', '.join(map(str, lost))}" if lost else "")
+
+
+def clip_in_words(facts: dict[str, Any]) -> str:
+    """What became of a file that was looked at, for the table of several."""
+    problems = len(facts["problems"])
+    return f"{facts['kept_frames'] or 'unknown number of'} frames" + (f", problems: {problems}" if problems else "")
 
 
 def losses(document: dict[str, Any], allowed: bool) -> int:

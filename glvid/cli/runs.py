@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from glvid.cli.app import app
-from glvid.cli.commands import stem
 from glvid.cli.options import Debug, Json, MaxPoints, Overwrite, Quiet, Run, ScaleFrom, To
 from glvid.cli.screen import emit, say
 from glvid.errors import UsageError
+from glvid.files import stem
 
 if TYPE_CHECKING:
     from glvid.results import RunFolder

@@ -128,3 +128,17 @@ def show_summary(document: dict[str, Any], folder: Path) -> None:
     for name, value in report.summary(document, length, str(folder)):
         table.add_row(name, value)
     console().print(table)
+
+
+def show_outcomes(inputs: Sequence[Path], words: Sequence[str], codes: Sequence[int]) -> None:
+    """What became of each of several inputs, on stderr; those without words were not begun."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if sys.stderr.isatty() else None, pad_edge=False)
+    for name in ("input", "outcome", "exit code"):
+        table.add_column(name, overflow="fold")
+    left = len(inputs) - len(words)
+    for source, sentence, code in zip(inputs, [*words, *left * ["not begun"]], [*codes, *left * [""]], strict=True):
+        table.add_row(str(source), sentence, str(code))
+    console().print(table)

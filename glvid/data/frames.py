@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from jaxtyping import Int, Shaped, UInt8
 
 from glvid.data.pool import Random, jittered
+from glvid.errors import InputError
+from glvid.files import atomic_write, cannot_write
 from glvid.types import Frame, Intrinsics, Recording
 
 RATE = 15.0  # frames a second that are kept at most; more often things hardly move
@@ -71,8 +74,8 @@ def stride_of(fps: float) -> int:
 def stored(recording: Recording, cache: Path, size_of: Callable[[Size], Size]) -> Footage:
     """The recording at the size (w, h) that `size_of` makes of its own, out of `cache`; decoded into it on first use.
 
-    Raises InputError where it cannot be read, OSError where the cache cannot be written. An interrupted recording is
-    decoded anew.
+    Raises InputError where it cannot be read, OutputError where the cache cannot be written. An interrupted recording
+    is decoded anew.
     """
     from glvid import video  # PyAV: only for those who decode
 
@@ -82,8 +85,13 @@ def stored(recording: Recording, cache: Path, size_of: Callable[[Size], Size]) -
         clip = video.probe(recording.path)
         size = size_of((clip.width, clip.height))
         cache.mkdir(parents=True, exist_ok=True)
-        shots, index = _decode(clip, part, size)
-        os.replace(part, cache / f"{name}.rgb")
+        try:
+            shots, index = _decode(clip, part, size)
+            os.replace(part, cache / f"{name}.rgb")
+        except OSError as error:
+            raise cannot_write(cache / f"{name}.rgb", error, part=part) from error
+        finally:
+            part.unlink(missing_ok=True)
         record = {"path": str(recording.path), "group": recording.name.split("/")[0], "fps": clip.fps}
         record |= {"shape": [clip.width, clip.height], "size": size}
         if recording.camera is not None:
@@ -94,9 +102,27 @@ def stored(recording: Recording, cache: Path, size_of: Callable[[Size], Size]) -
 
 
 def opened(facts: Path) -> Footage:
-    """A recording of the cache, by its JSON file."""
-    record = json.loads(facts.read_text())
-    size, shot = tuple(record["size"]), np.array(record["shot"], np.int64)
+    """A recording of the cache, by its JSON file. Raises InputError where the cache is damaged."""
+    try:
+        return _opened(facts, _record(facts))
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{facts}: is damaged ({reason}); remove it, and it is made anew") from error
+
+
+def _record(file: Path) -> Any:
+    """What a JSON file of the cache holds. Raises OSError, ValueError, RecursionError."""
+    if file.exists() and not file.is_file():  # a pipe would be waited for without end
+        raise OSError("no regular file")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _opened(facts: Path, record: dict[str, Any]) -> Footage:
+    size, shot = tuple(map(int, record["size"])), np.array(record["shot"], np.int64)
+    if len(size) != 2 or min(size) < 1 or shot.ndim != 1 or not 0 < float(record["fps"]) < np.inf:
+        raise ValueError("no size, shots or rate of a recording")
+    if len(shot) and not facts.with_suffix(".rgb").is_file():
+        raise OSError("its frames are missing")
     shape = (len(shot), size[1], size[0], 3)
     images = (
         np.memmap(facts.with_suffix(".rgb"), np.uint8, "r", shape=shape) if len(shot) else np.zeros(shape, np.uint8)
@@ -104,8 +130,12 @@ def opened(facts: Path) -> Footage:
     camera = None
     if "focal" in record:
         camera = Intrinsics(torch.tensor(record["focal"]), torch.tensor(record["center"]), size)
+        if not (camera.focal.shape == camera.center.shape == (2,) and (camera.focal > 0).all()):
+            raise ValueError("no camera")
     index = np.array(record["index"], np.int64)
-    shape = tuple(record["shape"])
+    shape = tuple(map(int, record["shape"]))
+    if index.shape != shot.shape or len(shape) != 2 or not isinstance(record["group"], str):
+        raise ValueError("frames and their numbers do not agree")
     return Footage(Path(record["path"]), images, shape, record["fps"], shot, camera, index, record["group"])
 
 
@@ -138,13 +168,13 @@ def _moved(dis: cv2.DISOpticalFlow, a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.n
 
 
 def replaced(file: Path, text: str) -> None:
-    """Write a text, complete or not at all; not where it says so already, so that processes need not take turns."""
-    if file.exists() and file.read_text() == text:
+    """Write a text, complete or not at all; not where it says so already, so that processes need not take turns.
+
+    Raises OutputError.
+    """
+    if file.exists() and file.read_bytes() == text.encode():
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, file)
+    atomic_write(file, text.encode())
 
 
 def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[Footage]]:
@@ -153,7 +183,7 @@ def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[F
     Every HELD_BACK-th group of recordings validates, or the last tenth of each recording where there are few. Frames of
     the other side are LEFT_OUT.
     """
-    kept = json.loads(file.read_text()) if file.exists() else {}
+    kept = _kept(file) if file.exists() else {}
     groups = list(dict.fromkeys(clip.group or clip.name for clip in footage))
     few = len(groups) <= HELD_BACK // 2
     for clip in footage:
@@ -168,6 +198,18 @@ def split(footage: Sequence[Footage], file: Path) -> tuple[list[Footage], list[F
         for side, left_out in zip(sides, (validates, ~validates), strict=True):
             side.append(replace(clip, shot=np.where(left_out, LEFT_OUT, clip.shot)))
     return tuple([clip for clip in side if starts(clip, 1).size] for side in sides)
+
+
+def _kept(file: Path) -> dict[str, float]:
+    """Where every recording is parted, as `split` kept it. Raises InputError."""
+    try:
+        kept = _record(file)
+        if all(0 <= float(share) <= 1 for share in kept.values()):
+            return kept
+        reason = "a share is none"
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    raise InputError(f"{file}: is damaged ({reason}); give another --out, or remove it to part the recordings anew")
 
 
 NEARBY = 4  # frames that a listed one is learned from together with, before and after

@@ -5,6 +5,7 @@ FlyingChairs and Middlebury give pairs with flow. A tree may mix them. Other fil
 named.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float64
 
 from glvid.errors import InputError, UsageError
-from glvid.formats import FLO_TAG
+from glvid.formats import FLO_TAG, stated_size
 from glvid.geometry import rotation
 from glvid.types import FlowPair, Intrinsics, Recording
 from glvid.video.pictures import natural, picture_size
@@ -72,8 +73,10 @@ def read_patterns(arguments: Iterable[str]) -> list[str]:
             patterns.append(text)
             continue
         try:
-            lines = Path(text[1:]).read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            if not os.path.isfile(text[1:]):
+                raise OSError("no regular file")
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
             raise UsageError(f"cannot read the patterns in {text[1:]}: {error}; correct --exclude") from error
         patterns += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     return patterns
@@ -125,7 +128,7 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
 
 
 def _size(picture: Path) -> tuple[int, int]:
-    size = picture_size(picture)
+    size = stated_size(picture)
     if size is None:
         raise InputError(f"{picture}: cannot be read as a picture; replace or remove it")
     return size
@@ -134,17 +137,23 @@ def _size(picture: Path) -> tuple[int, int]:
 def _text(path: Path) -> list[str]:
     """Lines but comments and blank ones."""
     try:
-        lines = path.read_text().splitlines()
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError("no regular file")
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); copy the data set anew") from error
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _numbers(path: Path, words: Iterable[str]) -> Float64[np.ndarray, " n"]:
+def _numbers(path: Path, words: Iterable[str], known: bool = True) -> Float64[np.ndarray, " n"]:
+    """Numbers, finite ones if they must be `known`."""
     try:
-        return np.array([float(x) for x in words])
+        numbers = np.array([float(x) for x in words])
     except ValueError as error:
         raise InputError(f"{path}: {error}; copy the data set anew") from error
+    if known and not (np.abs(numbers) < 1e18).all():  # the squares, too
+        raise InputError(f"{path}: holds a number that is not finite, or too large; copy the data set anew")
+    return numbers
 
 
 # --- KITTI ------------------------------------------------------------------------------------------------------------
@@ -254,7 +263,7 @@ def kitti_odometry(folder: Path, folders: list[Path], patterns: list[str]) -> li
             Recording(
                 "KITTI odometry", f"{folder.name}/{sequence.name}", pictures[0].parent, pictures,
                 _pinhole(P, _size(pictures[0])), _odometry_poses(poses, len(pictures)) if poses.exists() else None,
-                _rows(times, len(pictures), 1)[:, 0] if times.exists() else np.arange(len(pictures)) / 10.0,
+                _times(times, len(pictures)) if times.exists() else np.arange(len(pictures)) / 10.0,
             )
         )  # fmt: skip
     return items
@@ -262,14 +271,23 @@ def kitti_odometry(folder: Path, folders: list[Path], patterns: list[str]) -> li
 
 def _rows(path: Path, count: int, columns: int) -> Float64[np.ndarray, "N c"]:
     """A table of numbers with one row a picture."""
-    rows = [_numbers(path, line.split()) for line in _text(path)]
+    rows = [_numbers(path, line.split(), known=False) for line in _text(path)]
     if len(rows) != count or any(len(r) != columns for r in rows):
         raise InputError(f"{path}: not {count} rows of {columns} numbers, one a picture; copy the data set anew")
     return np.stack(rows)
 
 
+def _times(path: Path, count: int) -> Float64[np.ndarray, " N"]:
+    times = _rows(path, count, 1)[:, 0]
+    if not (np.abs(times) < 1e18).all():
+        raise InputError(f"{path}: holds a time that is not finite; copy the data set anew")
+    return times
+
+
 def _odometry_poses(path: Path, count: int) -> Float64[np.ndarray, "N 4 4"]:
-    return _square(_rows(path, count, 12).reshape(-1, 3, 4))
+    rows = _rows(path, count, 12)
+    rows[~(np.abs(rows) < 1e18).all(1)] = np.nan
+    return _square(rows.reshape(-1, 3, 4))
 
 
 def kitti_flow(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item] | None:
@@ -299,7 +317,7 @@ def _both(flow: Path, first: Path, second: Path) -> None:
 
 def flow_size(path: Path) -> tuple[int, int]:
     """Width and height of a stored flow, from its header. Raises InputError."""
-    if path.suffix != ".flo":
+    if path.suffix != ".flo" or not path.is_file():
         size = picture_size(path)
     else:
         with open(path, "rb") as file:
@@ -319,19 +337,27 @@ def tum(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item] | 
         return None
     stamps, pictures = _listed(folder, "rgb.txt")
     depth_stamps, maps = _listed(folder, "depth.txt") if (folder / "depth.txt").exists() else (np.zeros(0), ())
-    known = dict(line.split()[:2] for line in _text(folder / "calibration.txt")) if (
-        folder / "calibration.txt").exists() else {}  # fmt: skip
+    known = _named_numbers(folder / "calibration.txt") if (folder / "calibration.txt").exists() else {}
     camera = None
     if {"fx", "fy", "cx", "cy"} <= known.keys():
-        fx, fy, cx, cy = _numbers(folder / "calibration.txt", (known[k] for k in ("fx", "fy", "cx", "cy")))
+        fx, fy, cx, cy = (known[k] for k in ("fx", "fy", "cx", "cy"))
         camera = _pinhole(np.array([[fx, 0, cx, 0], [0, fy, cy, 0], [0, 0, 1, 0]]), _size(pictures[0]))
     nearest = [int(np.abs(depth_stamps - t).argmin()) if len(maps) else -1 for t in stamps]
     depth = tuple(
         maps[k] if k >= 0 and abs(depth_stamps[k] - t) < SOON else None for k, t in zip(nearest, stamps, strict=True)
     )
-    unit = 1 / float(known.get("depth_factor", 5000))
+    unit = 1 / known.get("depth_factor", 5000.0)
     poses = _tum_poses(folder / "groundtruth.txt", stamps) if (folder / "groundtruth.txt").exists() else None
     return [Recording("TUM RGB-D", folder.name, folder / "rgb", pictures, camera, poses, stamps, depth, unit)]
+
+
+def _named_numbers(path: Path) -> dict[str, float]:
+    """Lines `name number`."""
+    lines = [line.split() for line in _text(path)]
+    known = {line[0]: float(_numbers(path, line[1:2]).sum()) for line in lines if len(line) > 1}
+    if not all(known[name] > 0 for name in ("fx", "fy", "depth_factor") if name in known):
+        raise InputError(f"{path}: fx, fy and depth_factor must be above 0; copy the data set anew")
+    return known
 
 
 def _listed(folder: Path, name: str) -> tuple[Float64[np.ndarray, " N"], tuple[Path, ...]]:
@@ -339,7 +365,9 @@ def _listed(folder: Path, name: str) -> tuple[Float64[np.ndarray, " N"], tuple[P
     rows = [line.split() for line in _text(folder / name)]
     files = tuple(folder / row[1] for row in rows if len(row) > 1)
     for file in files:
-        if not file.exists():
+        if not file.is_relative_to(folder) or ".." in file.parts[len(folder.parts) :]:
+            raise InputError(f"{folder / name}: lists what lies outside its folder ({file}); copy the data set anew")
+        if not os.path.exists(file):
             raise InputError(f"{file}: is missing, {folder / name} lists it; copy the data set anew")
     if not files or len(files) != len(rows):
         raise InputError(f"{folder / name}: lists no pictures as `timestamp file`; copy the data set anew")
@@ -348,10 +376,13 @@ def _listed(folder: Path, name: str) -> tuple[Float64[np.ndarray, " N"], tuple[P
 
 def _tum_poses(path: Path, stamps: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, "N 4 4"]:
     """The pose nearest in time to every stamp; NaN where none is near."""
-    rows = [_numbers(path, line.split()) for line in _text(path)]
+    rows = [_numbers(path, line.split(), known=False) for line in _text(path)]
     if not rows or any(len(r) != 8 for r in rows):
         raise InputError(f"{path}: not rows of `timestamp tx ty tz qx qy qz qw`; copy the data set anew")
     table = np.stack(rows)
+    table = table[(np.abs(table) < 1e18).all(1) & (np.abs(table[:, 4:]).max(1) > 1e-9)]  # others say nothing
+    if not len(table):
+        return np.full((len(stamps), 4, 4), np.nan)
     poses = np.broadcast_to(np.eye(4), (len(stamps), 4, 4)).copy()
     for n, t in enumerate(stamps):
         row = table[np.abs(table[:, 0] - t).argmin()]
@@ -367,7 +398,9 @@ def sintel(folder: Path, folders: list[Path], patterns: list[str]) -> list[Item]
     if not names & {"flow", "depth", "camdata_left"} or not names & {"clean", "final"}:
         return None
     pairs: list[Item] = []
-    for flow in sorted(p for p in (folder / "flow").glob("*/frame_*") if p.suffix in (".flo", ".png")):
+    for flow in sorted(
+        p for p in (folder / "flow").glob("*/*") if re.fullmatch(r"frame_[0-9]{1,9}\.(flo|png)", p.name)
+    ):
         scene, number = flow.parent.name, int(flow.stem.removeprefix("frame_"))
         for render in sorted(names & {"clean", "final"}):
             if not (folder / render / scene).is_dir():  # one of the two renders may be left out, or hold fewer scenes
@@ -399,12 +432,16 @@ def _sintel_scene(folder: Path, film: Path) -> Recording:
 def _sintel_camera(path: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "4 4"]]:
     """Intrinsics and world-to-camera pose of a `.cam` file: a float32 tag, then 9 and 12 float64."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError(0, "no regular file")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); copy the data set anew") from error
     if len(data) != 4 + 8 * 21 or np.frombuffer(data[:4], "<f4")[0] != np.float32(FLO_TAG):
         raise InputError(f"{path}: is no camera of Sintel; copy the data set anew")
     numbers = np.frombuffer(data[4:], "<f8")
+    if not (np.abs(numbers) < 1e18).all() or not abs(np.linalg.det(numbers[9:].reshape(3, 4)[:, :3])) > 1e-9:
+        raise InputError(f"{path}: its numbers are those of no camera; copy the data set anew")
     return numbers[:9].reshape(3, 3), _square(numbers[9:].reshape(3, 4))
 
 
@@ -463,5 +500,6 @@ def plain(folder: Path, inside: list[Path], name: str) -> Iterator[Item]:
 
 
 def _depth_like(picture: Path) -> bool:
-    image = cv2.imread(str(picture), cv2.IMREAD_UNCHANGED) if picture.suffix.lower() == ".png" else None
+    sound = picture.suffix.lower() == ".png" and stated_size(picture) is not None
+    image = cv2.imread(str(picture), cv2.IMREAD_UNCHANGED) if sound else None
     return image is not None and image.dtype != np.uint8

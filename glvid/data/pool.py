@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from glvid.errors import GlvidError, UsageError
+from glvid.files import atomic_write, cannot_write, published
 from glvid.parallel import cores
 from glvid.types import Intrinsics
 
@@ -65,8 +66,7 @@ class Pool:
 
     def hold(self, upto: int) -> None:
         """From now on, pairs from `upto` - usable on are kept."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".held").write_text(str(upto))
+        atomic_write(self.path.with_suffix(".held"), str(upto).encode())
 
     @property
     def held(self) -> int:
@@ -79,19 +79,32 @@ class Pool:
         return pair - self.rows < max(0, self.held - self.usable)
 
     def open(self) -> tuple[np.memmap, np.memmap]:
-        """The ring and its counter, made on first use."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """The ring and its counter, made on first use. Raises OutputError."""
         counter, row = self.path.with_suffix(".count"), row_type(self.size)
-        new = not counter.exists()
-        if new:  # the whole ring now: a disk that is full later would kill whoever writes through the map
-            with open(self.path, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, row.itemsize * self.rows)
+        if not counter.exists():
+            self._make(counter, row.itemsize * self.rows)
         elif self.path.stat().st_size != row.itemsize * self.rows:
             raise UsageError(
                 f"{self.path}: holds pairs of another size or number; remove the folder {self.path.parent}"
             )
         ring = np.memmap(self.path, row, "r+", shape=(self.rows,))
-        return ring, np.memmap(counter, np.int64, "w+" if new else "r+", shape=(1,))
+        return ring, np.memmap(counter, np.int64, "r+", shape=(1,))
+
+    def _make(self, counter: Path, size: int) -> None:
+        """Makes both files, in one process while others wait: none may take the place of what another has mapped."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            turn = os.open(self.path.parent, os.O_RDONLY)
+        except OSError as error:
+            raise cannot_write(self.path, error, size) from error
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if not counter.exists():  # the whole ring now: a disk full later would kill who writes through the map
+                with published(self.path, size) as part, open(part, "wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                atomic_write(counter, bytes(8))
+        finally:
+            os.close(turn)
 
 
 def row_of(truth) -> np.ndarray:

@@ -16,7 +16,9 @@ def read_frames(path: Path) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     try:
-        for line in path.read_text().splitlines():
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError("no regular file")
+        for line in path.read_text(encoding="utf-8").splitlines():
             drive, *numbers = line.replace(":", " ").split() or ["#"]
             if not drive.startswith("#"):
                 sides = [n for n in numbers if n not in ("l", "r")]

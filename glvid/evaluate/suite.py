@@ -23,7 +23,7 @@ from glvid.evaluate import metrics
 from glvid.evaluate.protocols import PROTOCOLS, Protocol, Scores, kitti_eigen, kitti_improved, overall
 from glvid.evaluate.published import ROWS
 from glvid.evaluate.truth import Judged, judged
-from glvid.formats import atomic_write
+from glvid.files import atomic_write, cannot_write
 from glvid.inference import InferOptions, Report
 from glvid.predict import dis_flow
 from glvid.results import RunFolder
@@ -139,7 +139,6 @@ def frames_of(recording: Recording, tested: dict[str, list[int]]) -> set[int]:
 
 def run_of(source: Path, folder: Path, options: InferOptions, report: Report) -> RunFolder:
     """The run of a clip, made now or finished before."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     report.note(f"{source} -> {folder}")
     inference.run(source, folder, replace(options, resume=True), report)
     return results.open_run(folder)
@@ -196,12 +195,15 @@ def flow_means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def two_pictures(pair: FlowPair, folder: Path) -> Path:
-    """A folder that holds links to the two pictures, in order, for `infer`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for k, picture in enumerate((pair.first, pair.second)):
-        link = folder / f"{k}{picture.suffix}"
-        if not link.exists():
-            os.symlink(picture.absolute(), link)
+    """A folder that holds links to the two pictures, in order, for `infer`. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for k, picture in enumerate((pair.first, pair.second)):
+            link = folder / f"{k}{picture.suffix}"
+            if not link.exists():
+                os.symlink(picture.absolute(), link)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     return folder
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from glvid.errors import InputError, UsageError
 from glvid.evaluate.metrics import garg_crop, resized_as_disparity
-from glvid.formats import FLO_TAG
+from glvid.formats import FLO_TAG, stated_size
 from glvid.results import Row, RunFolder
 from glvid.types import Recording
 
@@ -51,7 +51,7 @@ def measured_depth(recording: Recording, n: int) -> Map | None:
         return None
     if path.suffix == ".dpt":
         return sintel_depth(path)
-    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if stated_size(path) is not None else None
     if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
         raise InputError(f"{path}: is no 16-bit depth map; copy the data set anew")
     return raw * recording.depth_unit
@@ -59,9 +59,13 @@ def measured_depth(recording: Recording, n: int) -> Map | None:
 
 def sintel_depth(path: Path) -> Map:
     """Depth of a `.dpt` file: a float32 tag, int32 width and height, float32 metres. Raises InputError."""
-    data = path.read_bytes()
+    data = path.read_bytes() if path.is_file() else b""
     w, h = np.frombuffer(data[4:12], "<i4") if len(data) >= 12 else (0, 0)
-    if len(data) != 12 + 4 * int(w) * int(h) or np.frombuffer(data[:4], "<f4")[0] != np.float32(FLO_TAG):
+    if (
+        min(w, h) < 1
+        or len(data) != 12 + 4 * int(w) * int(h)
+        or np.frombuffer(data[:4], "<f4")[0] != np.float32(FLO_TAG)
+    ):
         raise InputError(f"{path}: is no depth map of Sintel; copy the data set anew")
     return np.frombuffer(data[12:], "<f4").reshape(h, w).astype(np.float64)
 
@@ -75,7 +79,7 @@ def scanned_depth(recording: Recording, n: int) -> Map | None:
     path = recording.lidar[n] if recording.lidar else None
     if path is None or recording.lidar_camera is None or recording.camera is None:
         return None
-    points = np.fromfile(path, np.float32)
+    points = np.fromfile(path, np.float32) if path.is_file() else np.empty(0, np.float32)
     if len(points) % 4 or not len(points):
         raise InputError(f"{path}: is no LiDAR scan (x y z reflectance in float32); copy the data set anew")
     ahead = points.reshape(-1, 4)[:, :3].astype(np.float64)

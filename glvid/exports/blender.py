@@ -11,7 +11,7 @@ from glvid.exports.maps import copied, every, meaning
 from glvid.exports.options import ExportOptions
 from glvid.exports.ply import Cloud, write_ply
 from glvid.exports.trajectories import CAM_T_OPENGL, ZUP_T_WORLD
-from glvid.formats import atomic_write
+from glvid.files import atomic_write
 from glvid.results import Row, RunFolder
 
 SENSOR = 36.0  # mm, the width that Blender's cameras have

@@ -153,6 +153,8 @@ def on_edge(inverse: Float32[np.ndarray, "H W"], camera: Intrinsics) -> Bool[np.
     Inverse depth of a plane n.X = 1 is linear in the pixel: r(u, v) = n.(u, v, 1). So its second difference shows an
     edge, and its gradient gives n, whose angle to the ray shows the ramp that a soft edge leaves.
     """
+    if min(inverse.shape) < 3:  # too narrow to tell
+        return np.zeros(inverse.shape, bool)
     inverse = np.nan_to_num(inverse)
     (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
     bent = np.zeros_like(inverse)
@@ -200,6 +202,8 @@ def consistent_points(view: View, others: list[View]) -> Float32[np.ndarray, "N 
 
 def seen_ratio(points: Float64[np.ndarray, "N 3"], view: View) -> Float[np.ndarray, " N"]:
     """Depth of world points in a view over that of its surface there; NaN outside, behind, or where none is known."""
+    if not len(points):  # of a view in which all moves; cv2.remap takes no empty map
+        return np.empty(0, np.float32)
     x, y, z = ((points - view.world_T_cam[:3, 3]) @ view.world_T_cam[:3, :3]).astype(np.float32).T
     (fx, fy), (cx, cy) = view.camera.focal.tolist(), view.camera.center.tolist()
     front = np.where(z > 0, z, np.float32(np.nan))
@@ -248,7 +252,8 @@ def _summed(keys: np.ndarray, sums: np.ndarray, counts: np.ndarray, first: np.nd
         row[:] = np.bincount(of, column, len(unique))
     earliest = np.full(len(unique), np.iinfo(np.int64).max)
     np.minimum.at(earliest, of, first)
-    return Voxels(unique, found, np.bincount(of, counts, len(unique)), earliest)
+    total = np.bincount(of, counts, len(unique)).astype(np.float64)  # integers where there is nothing to count
+    return Voxels(unique, found, total, earliest)
 
 
 # ---------------------------------------------------------------- what Open3D adds

@@ -16,7 +16,7 @@ from jaxtyping import Float32, Float64, Int32
 from glvid.exports.maps import as_png, copied, every, rests
 from glvid.exports.options import ExportOptions
 from glvid.exports.tracks import Tracks, tracks
-from glvid.formats import atomic_stream, atomic_write
+from glvid.files import atomic_stream, atomic_write
 from glvid.geometry import quaternion
 from glvid.results import Row, RunFolder
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from glvid import __version__
 from glvid.claim import is_alive
-from glvid.errors import UsageError
-from glvid.formats import atomic_write, cannot_write, reading
+from glvid.errors import OutputError, UsageError
+from glvid.files import atomic_write, cannot_write
+from glvid.formats import leads_inside, read_json, reading
 
 MANIFEST = "export.json"
 SCHEMA = "glvid-export/1"
@@ -59,18 +60,20 @@ def staged(folder: Path, overwrite: bool) -> Iterator[Path]:
         os.rename(stage, folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
+    except OutputError as error:  # of a file that would have got its place in the folder
+        raise OutputError(str(error).replace(str(stage), str(folder))) from error
     finally:
         removed(stage, found(stage))
 
 
 def listed(folder: Path) -> list[str]:
     """The files of a former export, as far as they lie in its folder. Raises InputError for a damaged list."""
+    record = read_json(folder / MANIFEST)
     with reading(folder / MANIFEST):
-        record = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise ValueError(f"its schema is not {SCHEMA}")
-        names, here = [str(name) for name in record["files"]], folder.resolve()
-    return [name for name in names if (folder / name).resolve().is_relative_to(here)]
+        names = [str(name) for name in record["files"]]
+    return [name for name in names if os.path.lexists(folder / name) and leads_inside(folder, name)]
 
 
 def removed(folder: Path, names: list[str]) -> None:

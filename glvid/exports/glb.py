@@ -19,7 +19,7 @@ from glvid.exports.mesh import mesh as fused_mesh
 from glvid.exports.options import ExportOptions
 from glvid.exports.ply import Cloud, Mesh
 from glvid.exports.trajectories import CAM_T_OPENGL, YUP_T_WORLD
-from glvid.formats import atomic_write
+from glvid.files import atomic_write
 from glvid.geometry import quaternion
 from glvid.results import RunFolder
 

@@ -17,7 +17,8 @@ from jaxtyping import Float32, UInt16
 from glvid import formats, video
 from glvid.exports.options import ExportOptions
 from glvid.exports.trajectories import open3d_intrinsic, open3d_json, open3d_log
-from glvid.formats import atomic_write, printable, published
+from glvid.files import atomic_write, published, system_error
+from glvid.formats import printable
 from glvid.parallel import each
 from glvid.results import Row, RunFolder
 
@@ -67,7 +68,7 @@ def _write_exr(path: Path, depth: Float32[np.ndarray, "H W"], channel: str, abou
         with OpenEXR.File(str(path)) as file:
             same = np.array_equal(file.channels()[channel].pixels, depth)
     except RuntimeError as error:  # all that its C++ raises
-        raise OSError(0, str(error)) from error
+        raise system_error(error) from error
     if not same:
         raise OSError(0, "reads back otherwise than it was written")
 

@@ -15,7 +15,7 @@ from glvid.exports.maps import MILLIMETRE, as_png, copied, counted, every, meani
 from glvid.exports.options import ExportOptions
 from glvid.exports.ply import Cloud, write_ply
 from glvid.exports.trajectories import CAM_T_OPENGL, ZUP_T_WORLD
-from glvid.formats import atomic_write
+from glvid.files import atomic_write
 from glvid.results import Row, RunFolder
 
 DEPTH_STEP = MILLIMETRE  # depth_unit_scale_factor's default, whatever the unit: depth and poses share it

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from glvid.formats import atomic_write, reading
+from glvid.files import atomic_write
+from glvid.formats import reading
 
 _TYPES = {"char": "i1", "uchar": "u1", "short": "<i2", "ushort": "<u2", "int": "<i4", "uint": "<u4"}
 _TYPES |= {"float": "<f4", "double": "<f8"}

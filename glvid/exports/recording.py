@@ -3,16 +3,24 @@
 Readable by the same version of Rerun or the next: a way to look at a run, not to keep it.
 """
 
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 
-from glvid.errors import OutputError, UsageError
+from glvid.errors import UsageError
 from glvid.exports.cloud import fuse
 from glvid.exports.maps import counted, meaning
 from glvid.exports.options import ExportOptions
-from glvid.formats import printable, published
+from glvid.files import published
+from glvid.formats import printable
 from glvid.results import Row, RunFolder
 
 
@@ -30,32 +38,58 @@ def load_rerun() -> ModuleType:
 def write_rrd(run: RunFolder, folder: Path, options: ExportOptions) -> None:
     """`run.rrd`. Time lines `frame` (row) and `video` (s). Depth is in the run's unit: Rerun calls a unit a metre.
 
-    Raises UsageError without the SDK, OutputError when the disk refuses or the file comes out empty.
+    Raises UsageError without the SDK, OutputError when the disk refuses.
     """
-    rr, path = load_rerun(), folder / "run.rrd"
-    with published(path) as temporary:
+    rr = load_rerun()
+    with published(folder / "run.rrd") as temporary, open(temporary, "wb") as file, _pipe_into(file) as pipe:
+        _record(rr, run, pipe, options)
+
+
+@contextmanager
+def _pipe_into(file: BinaryIO) -> Iterator[Path]:
+    """A named pipe that ends in a file: on a disk that is full, the SDK's own writing waits for ever."""
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(1, "glvid-rrd") as worker:
+        pipe = Path(place) / "run.rrd"
+        os.mkfifo(pipe)
+        with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as source:
+            end = os.open(pipe, os.O_WRONLY)  # while it is open, the pipe has no end
+            os.set_blocking(source.fileno(), True)
+            pouring = worker.submit(_pour, source, file)
+            try:
+                yield pipe
+            finally:
+                os.close(end)
+                pouring.result()
+
+
+def _pour(source: RawIOBase, file: BinaryIO) -> None:
+    """Everything, read to its end even where the file takes no more, as somebody waits at the other side."""
+    trouble = None
+    while part := source.read(1 << 16):
         try:
-            _record(rr, run, temporary, options)
-        except RuntimeError as error:  # all that the SDK says of a full disk
-            raise OutputError(f"{path}: Rerun cannot write it ({error}); free space, or choose another -o") from error
-        with open(temporary, "rb") as file:
-            if file.read(3) != b"RRF":
-                raise OutputError(f"{path}: Rerun wrote no recording; free space, or choose another place with -o")
+            if trouble is None:
+                file.write(part)
+        except OSError as error:
+            trouble = error
+    if trouble is not None:
+        raise trouble
 
 
 def _record(rr: ModuleType, run: RunFolder, path: Path, options: ExportOptions) -> None:
     with rr.RecordingStream("glvid", recording_id=printable(run.path.name)) as stream:
         stream.save(str(path))
-        stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Y_DOWN, static=True)
-        stream.log("about", rr.TextDocument(_about(run)), static=True)
-        _log_scene(rr, stream, run, options.max_points)
-        poses = run.trajectory().world_T_cam
-        for number, row, pose in zip(run.numbers, run.rows, poses, strict=True):
-            stream.set_time("frame", sequence=number)
-            stream.set_time("video", duration=row.time_s)
-            _log_frame(rr, stream, run, row, pose)
-        stream.flush()
-        stream.disconnect()
+        try:
+            stream.log("world", rr.ViewCoordinates.RIGHT_HAND_Y_DOWN, static=True)
+            stream.log("about", rr.TextDocument(_about(run)), static=True)
+            _log_scene(rr, stream, run, options.max_points)
+            poses = run.trajectory().world_T_cam
+            for number, row, pose in zip(run.numbers, run.rows, poses, strict=True):
+                stream.set_time("frame", sequence=number)
+                stream.set_time("video", duration=row.time_s)
+                _log_frame(rr, stream, run, row, pose)
+        finally:
+            stream.flush()
+            stream.disconnect()
 
 
 def _about(run: RunFolder) -> str:

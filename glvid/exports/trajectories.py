@@ -8,7 +8,7 @@ from jaxtyping import Float64
 
 from glvid import formats
 from glvid.exports.options import ExportOptions
-from glvid.formats import atomic_write
+from glvid.files import atomic_write
 from glvid.given import integer_centers
 from glvid.results import RunFolder
 from glvid.types import Intrinsics

@@ -1,21 +1,23 @@
 """The whole way of one clip: decode → predict → solve → refine → results.
 
 The clip is decoded twice: once to working size, which is all that networks, solve and refinement see, and once more
-while the maps are written at full size. So memory does not depend on the stored size, and nothing but working images
-stays on disk in between.
+while the maps are written at full size. So memory does not depend on the stored size. What is known in between lies in
+working files, from which another process may go on.
 """
 
-import os
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
 from glvid import claim, given, metric, quality, refine, results, video
 from glvid.errors import MemoryExhausted, UsageError
+from glvid.files import stem
 from glvid.inference.decode import decode
 from glvid.inference.job import (
     Clock,
@@ -27,25 +29,29 @@ from glvid.inference.job import (
     fixed,
     identity,
     load_networks,
+    made_by,
+    selected,
 )
-from glvid.inference.maps import Maps
+from glvid.inference.work import Work
 from glvid.inference.write import write
 from glvid.networks import hub
 from glvid.predict import (
     Flows,
     chosen_device,
     chosen_precision,
+    is_of_memory,
     predict_camera,
     working_size,
 )
 from glvid.solve import PARALLAX, solve
 from glvid.solve.affine import straightened
+from glvid.store import digest
 from glvid.types import Intrinsics, Shot, Solution
 
 
 def run_folder(source: Path) -> Path:
     """Where a run goes if nobody says where: `<stem>.glvid` in the current folder, never hidden, never an option."""
-    return Path(f"{source.resolve().stem.lstrip('.-') or 'clip'}.glvid")
+    return Path(f"{stem(source)}.glvid")
 
 
 def run(source: Path, out: Path | None, options: InferOptions, report: Report | None = None) -> dict[str, Any]:
@@ -72,35 +78,46 @@ def run(source: Path, out: Path | None, options: InferOptions, report: Report | 
     if isinstance(networks.depth, hub.HubDepth):
         report.note("depth by {name}, licence: {licence}".format(**networks.facts["depth"]))
     expected = results.estimate(
-        clip.frames or 1, size, options.keep, options.flow_format, options.max_points, working_size(size)
+        selected(clip, options) or 1, size, options.keep, options.flow_format, options.max_points, working_size(size)
     )
-    with claim.claimed(out, identity(clip, options, networks), options.resume, options.overwrite) as verdict:
+    stated = identity(clip, options, networks, masks)
+    with claim.claimed(out, stated, options.resume, options.overwrite) as verdict:
         if verdict == "done":
             report.note(f"{out}: already done")
             return results.read_info(out)
-        results.check_space(out, expected)
+        results.check_space(out, expected - (occupied(out) if verdict == "resume" else 0))
         inputs = (camera, undistort, masks, known)
         try:
-            with Maps(out) as maps:
-                return job_done(
-                    Job(clip, out, options, report, networks, device, precision, size, *inputs, Clock(), maps)
-                )
-        except torch.OutOfMemoryError as error:
+            with Work(out / results.WORK, {"run": stated, "by": made_by(device, precision)}) as work:
+                if verdict == "resume" and not work.continues:
+                    report.note(f"{out}: was begun by other versions or on another machine; begins again")
+                job = Job(clip, out, options, report, networks, device, precision, size, *inputs, Clock(), work)
+                document = job_done(job)
+                work.remove()
+                return document
+        except (RuntimeError, MemoryError, OSError, cv2.error) as error:
+            if not is_of_memory(error):
+                raise
+            way = "a smaller --max-size" + ("" if device == "cpu" else " or --device cpu") + ", with --resume"
             raise MemoryExhausted(
-                f"{source}: out of memory on {device}; use --device cpu or a smaller --max-size"
+                f"{source}: out of memory on {device}, also in the smallest parts ({brief(error)}); try {way}"
             ) from error
+
+
+def brief(error: BaseException) -> str:
+    """The first sentence of what an error says."""
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0][:100]
+
+
+def occupied(folder: Path) -> int:
+    """Bytes on disk that a run that goes on holds already."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def job_done(job: Job) -> dict[str, Any]:
     """Decode, predict, solve, refine, write."""
-    files = [job.out / f".glvid-{os.getpid()}-{name}" for name in ("images", "ignored", "depth", "sigma")]
-    try:
-        decoded = decode(job, files)
-        solved = solve_shots(job, decoded)
-        return write(job, decoded, solved)
-    finally:
-        for path in files:
-            path.unlink(missing_ok=True)
+    decoded = decode(job)
+    return write(job, decoded, solve_shots(job, decoded))
 
 
 def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
@@ -110,7 +127,8 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     since = time.perf_counter()
     job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
-    flows = {b: Flows(decoded.shot(b), job.networks.flow, job.maps.store) for b in shots}
+    stores = {b: job.work.rows(*b, len(decoded.times)) for b in shots}
+    flows = {b: Flows(decoded.shot(b), job.networks.flow, stores[b]) for b in shots}
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:
         solution = camera_of(job, decoded.shot(bounds), flows[bounds], start, job.given is not None, fixed(job))
@@ -130,21 +148,17 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     since = job.clock.add("solve", since)
     steps = job.options.steps or refine.STEPS[job.options.refine]
     job.report.stage("refine" if full else "moving objects", refine.work(decoded.bounds(), job.options.refine, steps))
-    solved = []
-    plan = refine.Plan(
-        job.options.refine,
-        steps,
-        job.device,
-        store=job.maps.store,
-        filtered=job.options.temporal_filter,
-        precision=job.precision,
-    )
+    solved, filtered = [], job.options.temporal_filter
     for bounds in decoded.bounds():
         shot, solution, net = ready[bounds]
-        matches = flows.pop(bounds)
+        matches, store = flows.pop(bounds), stores[bounds]
+        plan = refine.Plan(
+            job.options.refine, steps, job.device, store=store, filtered=filtered, precision=job.precision
+        )
         shot, dense, solution, progress = refine.refine(shot, solution, matches, net, plan, job.report.advance)
-        found = quality.of_shot(shot, solution, dense, matches, job.size)
-        solved.append(Solved(bounds, shot, solution, dense, progress, found))
+        of_shot = partial(quality.of_shot, shot, solution, dense, matches, job.size)
+        found = store.once("quality", lambda of_shot=of_shot: astuple(of_shot()))
+        solved.append(Solved(bounds, shot, solution, dense, progress, quality.Quality(*found)))
     job.clock.add("refine", since)
     return solved
 
@@ -156,10 +170,14 @@ def camera_of(job: Job, shot: Shot, flows: Flows, start: Intrinsics, given: bool
     length 30 instead of 6 % off, scales of frames spread by 0.43 instead of 0.04.
     """
     full = job.options.refine != "none"
-    solution = solve(shot, flows, start, given, fix, full, job.report.advance)
-    if not full or solution.cost <= refine.CONTRADICTED:
-        return solution
-    return replace(solve(shot, flows, start, given, fix, False), cost=solution.cost)
+
+    def solved() -> Solution:
+        solution = solve(shot, flows, start, given, fix, full, job.report.advance)
+        if not full or solution.cost <= refine.CONTRADICTED:
+            return solution
+        return replace(solve(shot, flows, start, given, fix, False), cost=solution.cost)
+
+    return flows.store.once(f"camera-{digest(start, given, fix)}", solved)
 
 
 def straight(
@@ -169,7 +187,7 @@ def straight(
     with that shift."""
     if solution.parallax < PARALLAX:
         return shot, solution, net
-    shot, solution, shift = straightened(shot, flows, solution, job.maps.store)
+    shot, solution, shift = straightened(shot, flows, solution, flows.store)
     return shot, solution, hub.HubDepth(net.model, net.images, True, hub.SHIFT + shift)
 
 

@@ -1,19 +1,24 @@
 """One clip on its way: the options, the networks, where it goes, what is known after each pass."""
 
+import hashlib
+import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
-from glvid import metric, refine, results, weights
+from glvid import __version__, metric, refine, results, weights
 from glvid.dense import Dense
-from glvid.inference.maps import Maps
+from glvid.inference.work import Work
 from glvid.networks import hub
+from glvid.parallel import cores
 from glvid.predict import (
     FlowOf,
     dis_flow,
@@ -85,10 +90,13 @@ class Decoded:
     lost: list[list[int]]
     notes: list[str]
     images: np.ndarray  # (N, h, w, 3) uint8
-    ignored: np.ndarray  # (N, h, w) uint8: 1 = the user wants it left out
+    ignored: (
+        np.ndarray
+    )  # (N, h, w) uint8: 0 = not left out, 1 = the user wants it so, 2 = nothing is known of its depth
     depth: np.ndarray  # (N, h, w) float32
     sigma: np.ndarray | None  # (N, h, w) float32: how far off log depth may be, where the network says so
     size: tuple[int, int]  # stored size
+    unsaid: float = 0.0  # share of pixels of whose depth nothing is known
 
     def bounds(self) -> list[tuple[int, int]]:
         """First and last + 1 frame of every shot."""
@@ -146,7 +154,17 @@ class Job:
     masks: dict[str, Path]
     known: metric.Known | None  # what turns scene units into metres
     clock: Clock
-    maps: Maps
+    work: Work
+
+
+def selected(clip: Clip, options: InferOptions) -> int | None:
+    """Frames that --start, --end and --stride leave of a clip; None when the file does not say how many it has."""
+    total = clip.frames or round(clip.duration * clip.fps)
+    if not total:
+        return None
+    first = round((options.start or 0) * clip.fps)
+    last = total if options.end is None else min(total, round(options.end * clip.fps))
+    return max(0, -(-(last - first) // options.stride))
 
 
 def fixed(job: Job) -> bool:
@@ -174,8 +192,8 @@ def load_networks(options: InferOptions, device: str, precision: str) -> Network
     )
 
 
-def identity(clip: Clip, options: InferOptions, networks: Networks) -> dict[str, Any]:
-    """What makes two runs the same run: the input, the options that matter, the models."""
+def identity(clip: Clip, options: InferOptions, networks: Networks, masks: dict[str, Path]) -> dict[str, Any]:
+    """What makes two runs the same run: the input, the options that matter, the files they name, the models."""
     facts = clip.path.stat()
     stated = {
         "path": str(clip.path),
@@ -185,7 +203,49 @@ def identity(clip: Clip, options: InferOptions, networks: Networks) -> dict[str,
         "fps": clip.fps,
     }
     stated |= {"bytes": facts.st_size, "modified": facts.st_mtime}
-    return {"input": stated, "options": stated_options(options), "models": networks.facts}
+    folder = clip.path if clip.path.is_dir() else clip.path.parent
+    pictures = [folder / name for name in clip.names]
+    stated |= {"sha256_of_ends": of_listing(pictures) if clip.path.is_dir() else of_ends(clip.path)}
+    named = [Path(x) for x in (options.intrinsics, (options.scale_from or "").partition("=")[2]) if x]
+    given = {str(path): of_ends(path) for path in named if is_file(path)}
+    given |= {str(options.masks): of_listing(masks.values())} if options.masks else {}
+    return {"input": stated, "options": stated_options(options), "given": given, "models": networks.facts}
+
+
+ENDS = 1 << 20  # bytes at either end of a file that tell it from others
+
+
+def of_ends(path: Path) -> str:
+    """SHA-256 of a file's length, its beginning and its end."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        found = hashlib.sha256(str(size).encode())
+        for start in (0, max(0, size - ENDS)):
+            file.seek(start)
+            found.update(file.read(ENDS))
+    return found.hexdigest()
+
+
+def of_listing(paths: Iterable[Path]) -> str:
+    """SHA-256 of names, lengths and dates of files."""
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths) if path.exists()]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def is_file(path: Path) -> bool:
+    """False also for what is too long for a path, or no text for one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def made_by(device: str, precision: str) -> dict[str, Any]:
+    """What two machines must share for the same bits."""
+    packages = {p.__name__: p.__version__ for p in (torch, np, cv2)}
+    packages |= {"av": metadata.version("av"), "glvid": __version__}
+    cpu = {"processor": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(), "cores": cores()}
+    return {**packages, **cpu, "device": device, "precision": precision}
 
 
 def stated_options(options: InferOptions) -> dict[str, Any]:
@@ -194,14 +254,15 @@ def stated_options(options: InferOptions) -> dict[str, Any]:
     return stated | {"masks": str(options.masks) if options.masks else None, "keep": list(options.keep)}
 
 
-def command_line(source: Path, out: Path, options: InferOptions) -> str:
-    """The `glvid infer` that does this, for a shell; options at their defaults are left out."""
+def command_line(source: Path, options: InferOptions) -> str:
+    """The `glvid infer` that does this, for a shell, wherever the result is put; options at their defaults are left
+    out."""
     words = ["glvid", "infer", positional(source)]
     for option in fields(InferOptions):
         value = getattr(options, option.name)
-        if value != option.default:
+        if value != option.default and option.name not in ("resume", "overwrite"):
             words += said("--" + option.name.replace("_", "-"), value)
-    return shlex.join(words + said("-o", out))
+    return shlex.join(words)
 
 
 def said(name: str, value: Any) -> list[str]:

@@ -1,11 +1,13 @@
 """Second pass over a clip: every map at full size, then path, camera, preview, cloud, and run.json last."""
 
+import hashlib
 import resource
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,11 +16,11 @@ import torch
 from glvid import __version__, formats, metric, quality, refine, results, video
 from glvid.colors import Range, color_range, preview_frame
 from glvid.dense import adaptive_flow, full_depth
-from glvid.errors import UsageError
+from glvid.errors import InputError, UsageError
 from glvid.exports.cloud import fuse, longest_shot
 from glvid.exports.ply import write_ply
 from glvid.geometry import inverse, rigid_flow, rolled_flow
-from glvid.inference.decode import stored_frames
+from glvid.inference.decode import UNSAID, stored_frames
 from glvid.inference.job import Decoded, Job, Solved, command_line, fixed, identity
 from glvid.networks import hub
 from glvid.parallel import each
@@ -29,7 +31,7 @@ from glvid.predict import (
 from glvid.types import GLOBAL_SHUTTER, Trajectory
 from glvid.warp import guided_upsample, length, resize, resize_flow
 
-T = TypeVar("T")
+UNSAID_MOST = 0.01  # share of pixels without depth from which a run counts as one with losses
 
 
 def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
@@ -48,12 +50,7 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
             )
     job.report.stage("write", len(rows))
     limits = preview_range(decoded, solved) if {"depth", "image"} <= set(o.keep) else None
-    panels = advancing(job, each(partial(write_maps, job, decoded, rows, scale, limits), in_turn(job, solved)))
-    if limits is None:
-        for _ in panels:
-            pass
-    else:
-        video.write_video(job.out / results.PREVIEW, panels, frame_rate(decoded.times))
+    write_all_maps(job, decoded, solved, rows, scale, limits)
     K = chosen.intrinsics.to(torch.float64).resized(job.size)
     if job.given is not None and fixed(job):
         K = job.given.resized(job.size)
@@ -86,8 +83,19 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
         "seconds": {k: round(v, 3) for k, v in seconds.items()},
         "peak_memory_mb": peak_memory(),
     }
+    info |= {"result_sha256": result_print(job.out, job.work.array("prints", (len(rows), 32), np.uint8).tobytes())}
     results.write_info(job.out, info)
     return info
+
+
+def result_print(out: Path, maps: bytes) -> str:
+    """SHA-256 of all that a run comes to but run.json, its maps by their prints: the same for the same input, options
+    and weights on the same kind of machine."""
+    found = hashlib.sha256(maps)
+    for name in (results.CAMERA, results.FRAMES, results.TRAJECTORY, results.PREVIEW, results.SCENE):
+        path = out / name
+        found.update(hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b"-")
+    return found.hexdigest()
 
 
 def sized(job: Job, run: results.RunFolder, solved: list[Solved]) -> tuple[results.RunFolder, list[str]]:
@@ -103,12 +111,72 @@ def sized(job: Job, run: results.RunFolder, solved: list[Solved]) -> tuple[resul
     return run, []
 
 
-def in_turn(job: Job, solved: list[Solved]) -> Iterator[tuple[Solved, int, np.ndarray, np.ndarray | None]]:
-    """Every frame's shot, number, stored image, and that of the frame after it."""
-    images = (item[1] for item in stored_frames(job) if isinstance(item, tuple))
-    here = next(images)
+SEGMENT = 32  # frames whose maps and piece of the preview are done together
+
+
+def write_all_maps(
+    job: Job, decoded: Decoded, solved: list[Solved], rows: list[results.Row], scale: float, limits: Range | None
+) -> None:
+    """Maps of every frame, and the preview if there are `limits` for its colours, segment by segment: a run that goes
+    on begins with the first one that is not whole."""
+    n, rate = len(rows), frame_rate(decoded.times)
+    done, prints = job.work.done("written", n), job.work.array("prints", (n, 32), np.uint8)
+    pieces = {first: job.work.folder / f"preview-{first:06d}.mp4" for first in range(0, n, SEGMENT)}
+
+    def whole(first: int) -> bool:
+        piece = limits is None or (pieces[first].is_file() and pieces[first].stat().st_size > 0)  # 0 after a power cut
+        frames = range(first, min(first + SEGMENT, n))
+        return bool(done[first]) and piece and all(prints[k].tobytes() == print_of(job, rows[k]) for k in frames)
+
+    start = next((first for first in pieces if not whole(first)), n)
+    job.report.advance(start)
+    to_write = partial(write_maps, job, decoded, rows, scale, limits)
+    panels = each(to_write, in_turn(job, decoded, solved, start))
+    for first in range(start, n, SEGMENT):
+        frames = range(first, min(first + SEGMENT, n))
+        pictures = noted(job, prints, zip(frames, panels, strict=False))
+        if limits is None:
+            for _ in pictures:
+                pass
+        else:
+            video.write_video(pieces[first], pictures, rate)
+        done[first] = True
+    if limits is not None:
+        video.join(job.out / results.PREVIEW, list(pieces.values()))
+
+
+def noted(
+    job: Job, prints: np.ndarray, frames: Iterable[tuple[int, tuple[bytes, np.ndarray | None]]]
+) -> Iterator[np.ndarray | None]:
+    """Pictures of the preview; the prints that come with them are noted, and that they come is counted."""
+    for n, (found, picture) in frames:
+        prints[n] = np.frombuffer(found, np.uint8)
+        job.report.advance(1)
+        yield picture
+
+
+def print_of(job: Job, row: results.Row) -> bytes:
+    """SHA-256 of a frame's maps, all together; of nothing where one is missing."""
+    found = hashlib.sha256()
+    for name in row.maps:
+        path = job.out / name
+        if not path.is_file():
+            return bytes(32)
+        found.update(path.read_bytes())
+    return found.digest()
+
+
+def in_turn(
+    job: Job, decoded: Decoded, solved: list[Solved], start: int
+) -> Iterator[tuple[Solved, int, np.ndarray, np.ndarray | None]]:
+    """From frame `start` on every frame's shot, number, stored image, and that of the frame after it."""
+    before = decoded.indices[start - 1] if start else -1
+    images = (item[1] for item in stored_frames(job, before) if isinstance(item, tuple))
+    here = next(images, None)
     for s in solved:
-        for n in range(*s.bounds):
+        for n in range(max(start, s.bounds[0]), s.bounds[1]):
+            if here is None:
+                raise InputError(f"{job.clip.path}: has changed since this run began; use --overwrite to start again")
             after = next(images, None)
             yield s, n, here, after
             here = after
@@ -121,22 +189,16 @@ def write_maps(
     scale: float,
     limits: Range | None,
     item: tuple[Solved, int, np.ndarray, np.ndarray | None],
-) -> np.ndarray | None:
-    """Depth, flow, mask and image of one frame; returns its picture of the preview, if there are limits for one."""
+) -> tuple[bytes, np.ndarray | None]:
+    """Depth, flow, mask and image of one frame; returns their print and, if there are limits for it, its picture of
+    the preview."""
     s, n, here, after = item
     depth, moving = stored_maps(s, decoded, n, here)
     flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
     if flow is not None and job.options.refine != "none":
         flow = refined_flow(s, n, flow, (here, after), depth, moving)
     results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
-    return None if limits is None else preview_frame(here, depth, flow, limits)
-
-
-def advancing(job: Job, frames: Iterable[T]) -> Iterator[T]:
-    """The same, counted as progress."""
-    for frame in frames:
-        job.report.advance(1)
-        yield frame
+    return print_of(job, rows[n]), None if limits is None else preview_frame(here, depth, flow, limits)
 
 
 def preview_range(decoded: Decoded, solved: list[Solved]) -> Range:
@@ -156,8 +218,10 @@ def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple
     k, guide = n - s.bounds[0], as_tensor(image[None])
     depth = full_depth(s.shot, s.solution, s.dense, k, guide)
     moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp(0, 1)
-    asked = resize(torch.from_numpy(np.array(decoded.ignored[n])).float()[None, None], (image.shape[1], image.shape[0]))
-    return depth[0, 0].numpy(), torch.maximum(moving, asked)[0, 0].numpy()
+    size, ignored = (image.shape[1], image.shape[0]), np.array(decoded.ignored[n])
+    asked = resize(torch.from_numpy(ignored > 0).float()[None, None], size)
+    depth, unsaid = depth[0, 0].numpy(), cv2.resize(ignored, size, interpolation=cv2.INTER_NEAREST) == UNSAID
+    return np.where(unsaid, np.nan, depth), torch.maximum(moving, asked)[0, 0].numpy()
 
 
 def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -197,6 +261,18 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def gaps(decoded: Decoded, stride: int) -> list[int]:
+    """Rows before which frames were lost: what leads there from the row before is longer than a step."""
+    steps = np.diff(decoded.indices)
+    return [n + 1 for n, step in enumerate(steps.tolist()) if step > stride]
+
+
+def folder_options(job: Job) -> dict[str, Any]:
+    """Options that do not change what is found, as run.json states them."""
+    o = job.options
+    return {"out": str(job.out), "resume": o.resume, "overwrite": o.overwrite, "allow_partial": o.allow_partial}
+
+
 def number(value: float) -> float | None:
     """The value, or None where it is not finite, which JSON cannot hold."""
     return float(value) if np.isfinite(value) else None
@@ -206,21 +282,24 @@ def record(
     job: Job, decoded: Decoded, solved: list[Solved], rows: list[results.Row], camera: dict[str, Any], scale: float
 ) -> dict[str, Any]:
     """run.json, but for what only the end knows."""
-    stated = identity(job.clip, job.options, job.networks)
+    stated = identity(job.clip, job.options, job.networks, job.masks)
     done = [s.progress for s in solved if s.progress.first is not None]
     first, last = (number(np.mean([getattr(p, k) for p in done])) if done else None for k in ("first", "last"))
     steps = (job.options.steps or refine.STEPS[job.options.refine]) if job.options.refine != "none" else 0
     said = [w for s in solved for w in (*s.solution.warnings, *s.progress.warnings)]
+    if decoded.unsaid:
+        said.append(f"the depth network said nothing of {100 * decoded.unsaid:.2g} % of the pixels: left out")
     refined = {"mode": job.options.refine, "steps": steps, "loss_first": first, "loss_last": last}
     refined |= {"curve": [number(x) for x in np.mean([p.curve for p in done], axis=0)] if done else []}
     return {
         "schema": results.SCHEMA,
-        "status": "partial" if decoded.lost else "complete",
+        "status": "partial" if decoded.lost or decoded.unsaid > UNSAID_MOST else "complete",
         "glvid": __version__,
-        "command": command_line(job.clip.path, job.out, job.options),
+        "command": command_line(job.clip.path, job.options),
         "input": stated["input"]
         | {"frames": len(decoded.times), "lost": decoded.lost, "duration_s": job.clip.duration},
-        "options": stated["options"],
+        "options": stated["options"] | folder_options(job),
+        "given": stated["given"],
         "device": job.device,
         "precision": job.precision,
         "models": stated["models"],
@@ -229,6 +308,7 @@ def record(
         "flow": results.flow_record(job.size, job.options.flow_format),
         "camera": camera,
         "frames": [asdict(row) for row in rows],
+        "gaps": gaps(decoded, job.options.stride),
         "quality": quality.stated([s.quality for s in solved]),
         "seconds": {},
         "peak_memory_mb": 0.0,

@@ -8,6 +8,7 @@ read, and no code that comes with a model is run.
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ USUAL = {  # what transformers' processors do where their file does not say
 SHIFT = (
     0.1  # of the median inverse depth: added to relative ones, lest the least be infinity, until geometry tells more
 )
+LARGEST = 4096  # px along a side, that a model may want
 FARTHEST = 1e4  # times the nearest: no depth is infinite
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EXTRA = "pip install 'glvid[hub]'"
@@ -106,6 +108,10 @@ def parted(name: str) -> tuple[str, str]:
     return (source, said) if at and not Path(name.removeprefix(PREFIX)).is_dir() else (name.removeprefix(PREFIX), "")
 
 
+# what transformers raises of a configuration that makes no sense is what happens to come
+WHATEVER = (OSError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError)
+
+
 def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[str, str]]:
     """The model called `hf:ID`, `hf:FOLDER` or `FOLDER`, `@metric` or `@relative` behind it, and its `name, sha256,
     licence`.
@@ -123,9 +129,9 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[
     config = _read(source, "config.json", name, needed=True)
     if config is None:
         raise ModelError(f"--depth-model {name}: no config.json there: it is no model of transformers")
-    if (other := config.get("model_type")) in OTHERS:
+    if (other := str(config.get("model_type"))) in OTHERS:
         raise ModelError(f"--depth-model {name}: models of type {other} cannot be used: {OTHERS[other]}")
-    kind = said or config.get("depth_estimation_type") or BY_TYPE.get(config.get("model_type", ""))
+    kind = said or config.get("depth_estimation_type") or BY_TYPE.get(str(config.get("model_type")))
     if kind not in KINDS:
         hint = f"say {PREFIX}{source}@metric (it says metres) or @relative (inverse depth up to scale and shift)"
         raise ModelError(f"--depth-model {name}: its configuration does not say whether it is metric: {hint}")
@@ -134,19 +140,24 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[
         model = transformers.AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
     except ValueError as error:
         raise ModelError(f"--depth-model {name}: not a depth model ({_line(error)})") from error
-    except OSError as error:
+    except WHATEVER as error:
         raise ModelError(f"--depth-model {name}: cannot load its weights ({_line(error)})") from error
-    images = preprocessing(_read(source, "preprocessor_config.json", name) or {})
+    try:
+        images = preprocessing(_read(source, "preprocessor_config.json", name) or {})
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        raise ModelError(
+            f"--depth-model {name}: its preprocessor_config.json makes no sense ({_line(error)})"
+        ) from error
     facts = {"name": f"{PREFIX}{source}", "sha256": digest(files), "licence": licence(source, name)}
     return HubDepth(model.float(), images, kind == "relative").to(device).eval(), facts
 
 
 def preprocessing(said: dict[str, Any]) -> Preprocessing:
     """What a preprocessor_config.json asks for; where it says nothing, what its processor does by itself; of an unknown
-    one: 518 px, multiples of 14, ImageNet's colours."""
+    one: 518 px, multiples of 14, ImageNet's colours. Raises ValueError and the like for what makes no sense."""
     said = USUAL.get(said.get("image_processor_type") or said.get("feature_extractor_type") or "", {}) | said
     if "size_divisor" in said:
-        return Preprocessing(None, int(said["size_divisor"]), True, (0.0,) * 3, (1.0,) * 3)
+        return sensible(Preprocessing(None, int(said["size_divisor"]), True, (0.0,) * 3, (1.0,) * 3))
     size = said.get("size") or 518
     if isinstance(size, dict):
         size = size.get("shortest_edge") or (size["width"], size["height"])
@@ -156,13 +167,31 @@ def preprocessing(said: dict[str, Any]) -> Preprocessing:
         mean, spread = (0, 0, 0), (1, 1, 1)
     mean, spread = (tuple(map(float, x)) for x in (mean, spread))
     multiple = int(said.get("ensure_multiple_of") or 14)
-    return Preprocessing(tuple(map(int, target)), multiple, said.get("keep_aspect_ratio", True), mean, spread)
+    aspect = bool(said.get("keep_aspect_ratio", True))
+    return sensible(Preprocessing(tuple(map(int, target)), multiple, aspect, mean, spread))
+
+
+def sensible(images: Preprocessing) -> Preprocessing:
+    """The same. Raises ValueError for sizes and colours that no model is made for."""
+    sides = images.target or (1, 1)
+    if len(sides) != 2 or not all(0 < n <= LARGEST for n in (*sides, images.multiple)):
+        raise ValueError(f"a size of {images.target}, in multiples of {images.multiple}")
+    if len(images.mean) != 3 or len(images.spread) != 3 or not all(0 < x < 1e3 for x in images.spread):
+        raise ValueError(f"a mean of {images.mean}, a spread of {images.spread}")
+    if not all(abs(x) < 1e3 for x in images.mean):
+        raise ValueError(f"a mean of {images.mean}")
+    return images
 
 
 def weight_files(source: str, name: str) -> list[Path]:
     """The safetensors of a model, in the order of their names. Raises ModelError where it has none."""
     index = _read(source, "model.safetensors.index.json", name)
-    parts = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    try:
+        parts = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+        if not all(Path(part).name == part for part in parts):
+            raise ValueError("names that are no files beside it")
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ModelError(f"--depth-model {name}: its list of weight files is damaged ({_line(error)})") from error
     found = [_path(source, part, name, needed=True) for part in parts]
     if None in found:
         raise ModelError(f"--depth-model {name}: cannot load its weights: it has none as safetensors, all that is read")
@@ -188,17 +217,20 @@ def _read(source: str, file: str, name: str, needed: bool = False) -> dict[str, 
     """A JSON file of a model; None where it has none."""
     path = _path(source, file, name, needed)
     try:
-        return json.loads(path.read_text()) if path else None
-    except ValueError as error:
-        raise ModelError(f"--depth-model {name}: {file} is damaged ({error})") from error
+        found = json.loads(path.read_text(encoding="utf-8")) if path else None
+        if not isinstance(found, dict | None):
+            raise ValueError("no object of JSON")
+        return found
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"--depth-model {name}: {file} is damaged ({_line(error)})") from error
 
 
 def _path(source: str, file: str, name: str, needed: bool = False) -> Path | None:
     """Where a file of a model lies, fetched if need be; None where there is no such file, or offline none that was
     fetched before. Raises ModelError: no such model; offline, a `needed` file that is not there."""
     if Path(source).is_dir():
-        path = Path(source) / file
-        return path if path.is_file() else None
+        path = os.path.join(source, file)
+        return Path(path) if os.path.isfile(path) else None  # False for names that cannot be, too
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from glvid.errors import InputError
-from glvid.formats import atomic_write
+from glvid.files import atomic_write
 from glvid.page.marks import element, text, void
 from glvid.page.pictures import (
     PREVIEW,

@@ -2,7 +2,6 @@
 
 One scale and shift for the shot, then every frame's own, as far as its points ask for another."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 from glvid.geometry import inverse
 from glvid.predict import Flows
 from glvid.solve.matches import CHUNK, Tracks, tracks
+from glvid.store import Store
 from glvid.types import Shot, Solution
 
 POINTS = 150  # a frame
@@ -25,9 +25,7 @@ MOST = 10.0  # median inverse depths: a larger shift is none
 NEAREST, FARTHEST = 30.0, 0.003  # of the median inverse depth: no straightened inverse depth is beyond
 
 
-def straightened(
-    shot: Shot, flows: Flows, solution: Solution, store: Callable[[tuple[int, ...], type], np.ndarray]
-) -> tuple[Shot, Solution, float]:
+def straightened(shot: Shot, flows: Flows, solution: Solution, store: Store) -> tuple[Shot, Solution, float]:
     """The shot with depth that needs no shift any more, the solution with every frame's own `depth_scale` for it, and
     the shift that the inverse depths of the whole shot were given, in their own unit.
 
@@ -45,7 +43,7 @@ def straightened(
     shift = float(whole[1] / whole[0])
     if whole[0] <= 0 or not -float(said[use].median()) < shift < MOST * float(said[use].median()):
         return shot, solution, 0.0
-    depth, scale = store(shot.depth.shape, np.float32), solution.depth_scale.clone()
+    depth, scale = store.array("straight", shot.depth.shape), solution.depth_scale.clone()
     for n in range(len(shot)):
         own, inverse_depth = use[n], 1 / np.array(shot.depth[n], np.float64)
         middle = float(np.median(inverse_depth))

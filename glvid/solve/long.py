@@ -6,6 +6,7 @@ adjusted; the poses that it shares with the one before are held, so that place a
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from glvid.solve.shot import (
     solve_shot,
 )
 from glvid.solve.starts import two_view_chain
+from glvid.store import digest
 from glvid.types import Intrinsics, Shot, Solution
 
 WINDOW = 400  # frames adjusted at once: about 100 MB
@@ -69,8 +71,9 @@ def probed(shot: Shot, flows: Flows, asked: Asked, window: int) -> Solution:
     """The solution of one window that determines the focal length, of three along the shot; else the surest."""
     found = []
     for first in ((len(shot) - window) // 2, 0, len(shot) - window):
-        ends = (first, first + window)
-        found.append(solve_shot(shot.part(*ends), flows.part(*ends), asked))
+        part, matches = shot.part(first, first + window), flows.part(first, first + window)
+        solved = partial(solve_shot, part, matches, asked)
+        found.append(flows.store.once(f"probe-{first}-{digest(asked, window)}", solved))
         if found[-1].observable or asked.fix:
             return found[-1]
     return min(found, key=lambda s: np.inf if s.focal_sigma is None else s.focal_sigma)
@@ -99,10 +102,14 @@ def walked(
     first."""
     offsets, before = baselines(shot, flows, asked.full), None
     for first, last, held in windows(len(shot), window):
-        part = shot.part(first, last)
-        matched = tracks(part, flows.part(first, last), offsets, POINTS[asked.full])
         settled = None if before is None else (before.world_T_cam[-SHARED:], before.depth_scale[-SHARED:])
-        before = adjusted(part, matched, asked, lens, settled, held)
+
+        def settle_window(first=first, last=last, held=held, settled=settled) -> Solution:
+            part = shot.part(first, last)
+            matched = tracks(part, flows.part(first, last), offsets, POINTS[asked.full])
+            return adjusted(part, matched, asked, lens, settled, held)
+
+        before = flows.store.once(f"window-{first}-{digest(asked, lens, settled, offsets, last)}", settle_window)
         yield first + held, first, before
         if advance:
             advance(last - first - (SHARED if first else 0))

@@ -85,7 +85,7 @@ def tracks(
             advance(n * (k + 1) // len(offsets) - n * k // len(offsets))
     if shot.ignored is not None:
         for k in range(n):
-            out = torch.from_numpy(np.array(shot.ignored[k], dtype=np.float32))[None, None]
+            out = torch.from_numpy((shot.ignored[k] > 0).astype(np.float32))[None, None]
             weight[k] *= sample_at(out, xy[k].T[None, :, None])[0][0, 0, 0] < 0.5
     share = (weight > 0.2).float().mean(-1)
     share[:, :2] = 1  # neighbours always count

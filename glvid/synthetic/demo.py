@@ -1,5 +1,6 @@
 """The clip that is shipped: a village square in afternoon light, a car driving by, the camera gliding and turning."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from glvid.files import atomic_write
 from glvid.synthetic import things as make
 from glvid.synthetic.scenes import Motion, ahead, steady
 from glvid.synthetic.surfaces import Random, atlas
@@ -175,8 +177,9 @@ def write_truth(path: Path, truth: Truth) -> None:
     k = SIZE[0] // SMALL[0]
     frames = np.arange(0, len(truth.times), STEP)
     K = truth.intrinsics
+    file = io.BytesIO()
     np.savez_compressed(
-        path,
+        file,
         frames=frames,
         depth=truth.depth[frames, 0, k // 2 :: k, k // 2 :: k].numpy().astype(np.float16),
         world_T_cam=truth.world_T_cam.numpy(),
@@ -184,3 +187,4 @@ def write_truth(path: Path, truth: Truth) -> None:
         moving=np.packbits(truth.moving[:, 0, k // 2 :: k, k // 2 :: k].numpy() > 0.5, axis=-1),
         times=truth.times.numpy(),
     )
+    atomic_write(path, file.getvalue())

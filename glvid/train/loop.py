@@ -25,7 +25,7 @@ from glvid import weights
 from glvid.data.frames import replaced
 from glvid.data.pool import filling
 from glvid.errors import GlvidError, UsageError
-from glvid.formats import cannot_write
+from glvid.files import atomic_write, cannot_write
 from glvid.predict import chosen_device
 from glvid.results import check_space
 from glvid.train import state as keeping
@@ -121,7 +121,7 @@ def allow_many_files() -> None:
 def start_of(options: Options, stage: str) -> str | Path:
     """Where a stage starts from: what `--init` says, completed by what earlier stages of this run have learned.
 
-    Kept in `start/<stage>`, so that a stage that goes on later knows what it was started from.
+    Kept in `start/<stage>`, so that a stage that goes on later knows what it was started from. Raises OutputError.
     """
     if options.stages.index(stage) == 0:
         return options.init
@@ -129,14 +129,19 @@ def start_of(options: Options, stage: str) -> str | Path:
     if not folder.is_dir():
         part = folder.with_name(f"{stage}.part")
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for kind, name in weights.DEFAULTS.items():
-            learned = options.out / "weights" / f"{name}.safetensors"
-            if learned.exists():
-                shutil.copyfile(learned, part / learned.name)
-            else:
-                weights.save(first_network(kind, options.init), part / learned.name)
-        os.replace(part, folder)
+        try:
+            part.mkdir(parents=True)
+            for kind, name in weights.DEFAULTS.items():
+                learned = options.out / "weights" / f"{name}.safetensors"
+                if learned.exists():
+                    atomic_write(part / learned.name, learned.read_bytes())
+                else:
+                    weights.save(first_network(kind, options.init), part / learned.name)
+            os.replace(part, folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 

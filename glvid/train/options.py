@@ -125,14 +125,16 @@ def parsed(text: str, where: str) -> dict[str, Any]:
         import tomli as tomllib
     try:
         return tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"cannot read {where}: {error}") from error
 
 
 def configured(path: Path, options: Options) -> Options:
     """`options` with what a TOML file says. Raises UsageError: unknown entry, wrong kind."""
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():  # a pipe would be waited for without end
+            raise OSError("no regular file")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read --config {path}: {error}") from error
     return from_values(parsed(text, str(path)), options, str(path))
@@ -154,7 +156,10 @@ def converted(name: str, value: Any, where: str) -> Any:
     if name in SIZES:
         if not isinstance(value, str):
             raise wrong
-        return size_of(value)
+        try:
+            return size_of(value)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
     if name in LISTS:
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list) or not all(isinstance(x, str) for x in values):

@@ -23,7 +23,7 @@ from glvid.data import frames
 from glvid.data.frames import Footage
 from glvid.data.pool import Batch, Pool, collate, draw, drawn, jittered, mirrored, told, window
 from glvid.errors import InputError, UsageError
-from glvid.formats import cannot_write
+from glvid.files import cannot_write
 from glvid.lessons import GUESS, taught
 from glvid.networks import KINDS, DepthConfig
 from glvid.predict import as_tensor, first_guess, predict_camera, working_size
@@ -402,4 +402,4 @@ def lesson_tables(
 def cameras_file(options: Options, footing: Footing, log_focal: Tensor) -> None:
     """Write the focal length learned for every recording, px of its own pictures, as `cameras.json`."""
     found = {c.name: round(float(f.exp()) * max(c.shape), 2) for c, f in zip(footing.learn, log_focal, strict=True)}
-    (options.out / "cameras.json").write_text(json.dumps(found, indent=1) + "\n")
+    frames.replaced(options.out / "cameras.json", json.dumps(found, indent=1) + "\n")

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from glvid import __version__, weights
 from glvid.data.frames import replaced
-from glvid.errors import ModelError, OutputError, UsageError
+from glvid.errors import ModelError, UsageError
+from glvid.files import cannot_write, published
 from glvid.networks import KINDS
 from glvid.train.joint import Lenses
 from glvid.train.options import LISTS, SIZES, STAGES, Options, as_toml, differing, from_toml
@@ -105,8 +106,6 @@ def checkpoints(options: Options, stage: str) -> list[Path]:
 def save(state: State, options: Options, metrics: dict[str, float], better: bool) -> Path:
     """A checkpoint, and the mean networks as weight files; keeps the last two and the best. Raises OutputError."""
     folder = options.out / "checkpoints"
-    with suppress(FileExistsError):
-        folder.mkdir(parents=True)
     path = folder / f"{state.stage}-{state.step:07d}.pt"
     content = {name: getattr(state, name).state_dict() for name in ("nets", "mean", "optimiser")}
     content |= {name: getattr(state, name) for name in ("stage", "step", "pairs", "best")}
@@ -114,8 +113,8 @@ def save(state: State, options: Options, metrics: dict[str, float], better: bool
     content |= {"metrics": metrics}
     weights.save_checkpoint(content, path)
     if better:
-        shutil.copyfile(path, folder / "best.part")
-        os.replace(folder / "best.part", folder / f"{state.stage}-best.pt")
+        with published(folder / f"{state.stage}-best.pt", path.stat().st_size) as part:
+            shutil.copyfile(path, part)
     for old in checkpoints(options, state.stage)[:-KEPT]:
         old.unlink()
     export(state, options, metrics)
@@ -163,7 +162,11 @@ def _is_good(state: State, path: Path) -> bool:
 def fill(state: State, path: Path, options: Options) -> None:
     """A checkpoint's values into a state of the same architecture. Raises ModelError, and changes nothing then."""
     content = _checked(state, path)
-    if other := differing(from_toml(content["options"]), options):
+    try:
+        before = from_toml(content["options"])
+    except UsageError as error:
+        raise ModelError(f"{path}: {error}") from error
+    if other := differing(before, options):
         raise UsageError(f"{path.parent.parent}: this run began with another {other}; give the same, or another -o")
     state.nets.load_state_dict(content["nets"])
     state.mean.load_state_dict(content["mean"])
@@ -179,18 +182,38 @@ def _checked(state: State, path: Path) -> dict[str, Any]:
     parts = {"nets": state.nets, "mean": state.mean} | ({"lenses": state.lenses} if state.lenses is not None else {})
     if not isinstance(content, dict) or not {*parts, "optimiser", "step", "pairs", "best", "options"} <= content.keys():
         raise ModelError(f"{path} is no checkpoint of glvid train")
-    if content["stage"] != state.stage:
-        raise ModelError(f"{path} is of stage {content['stage']}, not {state.stage}")
+    if content.get("stage") != state.stage:
+        raise ModelError(f"{path} is of stage {content.get('stage')}, not {state.stage}")
     for name, module in parts.items():
         wanted, there = module.state_dict(), content[name] or {}
+        if not isinstance(there, dict) or not all(map(torch.is_tensor, there.values())):
+            raise ModelError(f"{path} holds no tensors of {name}")
         if wanted.keys() != there.keys() or any(wanted[k].shape != there[k].shape for k in wanted):
             raise ModelError(f"{path} holds another architecture than {name} to be trained")
         if not all(torch.isfinite(v).all() for v in there.values()):
             raise ModelError(f"{path} holds values that are not finite")
+    counts = [content[name] for name in ("step", "pairs")]
+    if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(content["best"], float | int):
+        raise ModelError(f"{path} does not say how far training was")
+    if not isinstance(content["options"], str) or not _is_optimiser(content["optimiser"], state.optimiser):
+        raise ModelError(f"{path} holds another optimiser, or none")
     kept = [v for values in content["optimiser"]["state"].values() for v in values.values() if torch.is_tensor(v)]
     if not all(torch.isfinite(v).all() for v in kept):
         raise ModelError(f"{path} holds values of the optimiser that are not finite")
     return content
+
+
+def _is_optimiser(content: Any, optimiser: torch.optim.Optimizer) -> bool:
+    """Is it the state of such an optimiser: as many parameters in every group, moments of their shapes?"""
+    try:
+        groups = [list(group["params"]) for group in content["param_groups"]]
+        moments = {k: {name: v.shape for name, v in values.items() if v.ndim} for k, values in content["state"].items()}
+    except (TypeError, KeyError, AttributeError):
+        return False
+    if groups != [group["params"] for group in optimiser.state_dict()["param_groups"]]:
+        return False
+    shapes = {k: p.shape for k, p in enumerate(p for group in optimiser.param_groups for p in group["params"])}
+    return all(shape == shapes.get(k) for k, known in moments.items() for shape in known.values())
 
 
 # --- the log, and what a finished stage leaves ------------------------------------------------------------------------
@@ -198,27 +221,44 @@ def _checked(state: State, path: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_log(path: Path, stage: str, begin: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that adds an object, as a line, to a log that is cut back to before step `begin` of the stage."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines(True) if path.exists() else []
+    """A function that adds an object, as a line, to a log that is cut back to before step `begin` of the stage.
+
+    Lines are there whole or not at all. Raises OutputError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise OSError(0, "no regular file")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(True) if path.exists() else []
+    except OSError as error:
+        raise cannot_write(path, error) from error
     kept = [x for x in lines if (y := _read(x)) and (y["stage"] != stage or y["step"] < begin)]
     replaced(path, "".join(kept))
-    with open(path, "a", buffering=1) as log:
+    try:
+        log = open(path, "ab", buffering=0)  # noqa: SIM115 (closed below; what a buffer keeps would fail there again)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    with log:
 
         def write(entry: dict[str, Any]) -> None:
+            line, size = (json.dumps(entry) + "\n").encode(), log.seek(0, os.SEEK_END)
             try:
-                log.write(json.dumps(entry) + "\n")
+                done = log.write(line)
+                if done < len(line):  # the system says why when it is asked again
+                    log.write(line[done:])
             except OSError as error:
-                raise OutputError(f"cannot write {path}: {error.strerror}; free some space and --resume") from error
+                log.truncate(size)
+                raise cannot_write(path, error, size + len(line)) from error
 
         yield write
 
 
 def _read(line: str) -> dict[str, Any] | None:
-    """One entry of the log; None where a crash cut it."""
+    """One entry of the log; None where a crash cut it, or something else did harm."""
     try:
-        return json.loads(line)
-    except ValueError:
+        entry = json.loads(line)
+        return entry if type(entry["step"]) is int and isinstance(entry["stage"], str) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

@@ -3,7 +3,7 @@
 from glvid.video.cuts import CUT, cut_score, is_cut
 from glvid.video.read import decoders, frames, probe, stored_size
 from glvid.video.timeline import Lost, Note
-from glvid.video.write import write_gray16, write_video
+from glvid.video.write import join, write_gray16, write_video
 
 __all__ = [
     "CUT",
@@ -13,6 +13,7 @@ __all__ = [
     "decoders",
     "frames",
     "is_cut",
+    "join",
     "probe",
     "stored_size",
     "write_gray16",

@@ -10,6 +10,7 @@ import torch
 
 from glvid.types import Frame
 from glvid.video.pictures import Rgb
+from glvid.video.timeline import Lost
 
 UNTAGGED, PQ, HLG = 2, 16, 18  # ITU-T H.273 code points
 
@@ -55,11 +56,14 @@ def orientation(picture: av.VideoFrame) -> tuple[bool, int, int]:
     return transpose, -1 if (c if transpose else a) < 0 else 1, -1 if (b if transpose else d) < 0 else 1
 
 
-def developer(size: tuple[int, int]) -> Callable[[Raw], Frame]:
-    """Decoded pictures to upright RGB of `size`, in one resampling: sample aspect, scale, colours together."""
+def developer(size: tuple[int, int]) -> Callable[[Raw], Frame | Lost]:
+    """Decoded pictures to upright RGB of `size`, in one resampling: sample aspect, scale, colours together.
+
+    A picture that FFmpeg cannot convert (colours of a damaged stream that contradict each other) is a Lost.
+    """
     graph, look, turn = None, None, None
 
-    def develop(raw: Raw) -> Frame:
+    def develop(raw: Raw) -> Frame | Lost:
         nonlocal graph, look, turn
         picture = raw.picture
         if look != (look := _look(picture)):
@@ -67,10 +71,14 @@ def developer(size: tuple[int, int]) -> Callable[[Raw], Frame]:
         transpose, step_x, step_y = turn
         if graph is None or picture.interlaced_frame:
             graph = _graph(picture, _filters(picture, size[::-1] if transpose else size))
-        graph.push(picture)
-        if picture.interlaced_frame:
-            graph.push(None)  # the deinterlacer holds its picture back until the end
-        rgb = graph.vpull().to_ndarray()
+        try:
+            graph.push(picture)
+            if picture.interlaced_frame:
+                graph.push(None)  # the deinterlacer holds its picture back until the end
+            rgb = graph.vpull().to_ndarray()
+        except av.FFmpegError as error:
+            graph = None
+            return Lost(raw.index, raw.index, f"its colours cannot be converted: {error.strerror}")
         rgb = rgb.swapaxes(0, 1) if transpose else rgb
         return as_frame(raw, rgb[::step_y, ::step_x])
 

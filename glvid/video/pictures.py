@@ -1,5 +1,6 @@
 """Image folders: which files belong, their sizes from the headers alone, their pixels. Knows nothing of video."""
 
+import os
 import re
 import struct
 from pathlib import Path
@@ -64,16 +65,38 @@ def probe_pictures(path: Path, names: tuple[str, ...], fps: float) -> Clip:
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Upright size (w, h) from the header of a picture file; None when it is not one that can be read."""
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            return None
         with path.open("rb") as file:
-            return _header_size(file)
+            size = _header_size(file)
+        return size if size is not None and min(size) > 0 else None
     except (OSError, struct.error, KeyError):  # not readable, or cut within its header
         return None
+
+
+def is_animated(path: Path) -> bool:
+    """Does a picture file hold several pictures: is it an animated PNG or WebP?"""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+            if head[8:16] == b"WEBPVP8X":
+                return bool(head[20] & 2)
+            position = 8
+            while head.startswith(b"\x89PNG"):  # the chunk of the animation comes before that of the first picture
+                file.seek(position)
+                length, kind = struct.unpack(">I4s", file.read(8))
+                if kind in (b"acTL", b"IDAT"):
+                    return kind == b"acTL"
+                position += 12 + length
+    except (OSError, struct.error, IndexError):  # not readable, or cut within its header
+        return False
+    return False
 
 
 def _header_size(file: BinaryIO) -> tuple[int, int] | None:
     head = file.read(32)
     if head.startswith(b"\x89PNG"):
-        return struct.unpack(">II", head[16:24])
+        return struct.unpack(">II", head[16:24]) if _png_is_sound(file) else None
     if head.startswith(b"BM"):
         width, height = struct.unpack("<ii", head[18:26])
         return width, abs(height)  # negative: rows from the top
@@ -86,6 +109,15 @@ def _header_size(file: BinaryIO) -> tuple[int, int] | None:
         numbers = re.match(rb"P[56]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(\d+)\s", head + file.read(200))
         return (int(numbers[1]), int(numbers[2])) if numbers else None
     return _webp_size(head) if head[8:12] == b"WEBP" else None
+
+
+def _png_is_sound(file: BinaryIO) -> bool:
+    """No chunk says that it is far longer than the file, which may be cut: OpenCV makes room for what they say."""
+    end, position = file.seek(0, os.SEEK_END), 8
+    while position + 8 <= end:
+        file.seek(position)
+        position += 12 + struct.unpack(">I", file.read(4))[0]
+    return position < end + 2**24
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -138,8 +170,10 @@ def read_picture(path: Path, size: tuple[int, int]) -> Rgb | None:
 
     Raises InputError if it is intact but not of upright `size`.
     """
-    if picture_size(path) is None:  # its size must be known before it is decoded
+    stated = picture_size(path)
+    if stated is None or stated[0] * stated[1] > MAX_PIXELS:  # it must be known before it is decoded
         return None
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # what is wrong with a picture, we say ourselves
     try:
         bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error):

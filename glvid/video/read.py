@@ -17,7 +17,15 @@ from av.stream import Disposition
 from glvid.errors import InputError, UsageError
 from glvid.types import Clip, Frame
 from glvid.video.develop import HLG, PQ, Raw, as_frame, developer, orientation, taken_for_hd
-from glvid.video.pictures import MAX_PIXELS, PICTURES, check_pixels, picture_names, probe_pictures, read_picture
+from glvid.video.pictures import (
+    MAX_PIXELS,
+    PICTURES,
+    check_pixels,
+    is_animated,
+    picture_names,
+    probe_pictures,
+    read_picture,
+)
 from glvid.video.timeline import GAP, Lost, Note, Timeline
 
 # Demuxers that read one file and nothing else; playlists (hls, concat, dash, sdp) open their neighbours and the network
@@ -41,7 +49,7 @@ def probe(path: Path | str, fps: float = 10.0) -> Clip:
         raise UsageError(f"a frame rate must be positive, not {fps:g}; give --fps a number above 0")
     if path.is_dir():
         return probe_pictures(path, picture_names(path), fps)
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in PICTURES and not is_animated(path):
         return probe_pictures(path, (path.name,), fps)
     return _probe_video(path)
 
@@ -66,7 +74,7 @@ def _probe_video(path: Path) -> Clip:
                 break
             notes += [event.text] if isinstance(event, Note) else []
         if first is None:
-            why = decoder.timeline.error or "no whole key frame"
+            why = (decoder.begun and decoder.timeline.error) or "no whole key frame"
             raise InputError(f"cannot read {path}: no frame could be decoded ({why}); give a complete video file")
         aspect = float(stream.sample_aspect_ratio or 1)
         size = max(1, round(first.width * aspect)), first.height
@@ -92,7 +100,7 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoS
         raise InputError(f"cannot read {path}: not a regular file; give a video file or an image folder")
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
-        container = av.open(f"file:{path.absolute()}", options=options)
+        container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"cannot read {path}: {_why_unreadable(path, error)}") from error
     with container:
@@ -104,7 +112,10 @@ def _why_unreadable(path: Path, error: Exception) -> str:
         return "permission denied; make the file readable"
     size = path.stat().st_size
     with path.open("rb") as file:
-        if file.read(8)[4:] == b"ftyp":
+        head = file.read(12)
+        if head[8:] == b"WEBP":
+            return "an animated WebP, which FFmpeg does not decode; make a GIF or a video of it"
+        if head[4:8] == b"ftyp":
             return f"the recording was not finished ({size} bytes, index missing); repair it or copy it again"
     return f"not a video that FFmpeg knows ({size} bytes); give a video file or an image folder"
 
@@ -127,13 +138,13 @@ def _duration(container: av.container.InputContainer, stream: av.VideoStream) ->
     Matroska has a tag for it. The duration of the whole file counts only where no sound can outlast the video.
     """
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        return max(0.0, float(stream.duration * stream.time_base))
     start = float((stream.start_time or 0) * stream.time_base)
     tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if tag:
-        return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - start
+        return max(0.0, 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3]) - start)
     alone = len(container.streams) == 1
-    return container.duration / av.time_base - start if container.duration and alone else 0.0
+    return max(0.0, container.duration / av.time_base - start) if container.duration and alone else 0.0
 
 
 def stored_size(size: tuple[int, int], max_size: int) -> tuple[int, int]:
@@ -143,14 +154,20 @@ def stored_size(size: tuple[int, int], max_size: int) -> tuple[int, int]:
 
 
 def frames(
-    clip: Clip, start: float | None = None, end: float | None = None, stride: int = 1, max_size: int = 1280
+    clip: Clip,
+    start: float | None = None,
+    end: float | None = None,
+    stride: int = 1,
+    max_size: int = 1280,
+    after: int = -1,
 ) -> Iterator[Frame | Lost | Note]:
     """Upright frames of square pixels at `stored_size`, in presentation order, with what was lost and what to know.
 
     `start` (inclusive) and `end` (exclusive) are seconds from the first frame, as a player shows them; every
     `stride`-th frame from there on is kept. `Frame.index` counts all frames of the source, skipped and lost ones too;
     `Frame.time` is the presentation stamp, made strictly increasing. A Lost stands where its frames would. Frames of
-    another size than the first are resampled to the first one's, with a Note.
+    another size than the first are resampled to the first one's, with a Note. Frames and losses up to the index
+    `after` are passed over, which takes a fraction of the time.
     Raises UsageError for an empty or impossible selection, InputError as `probe` does.
     """
     if stride < 1 or max_size < 1:
@@ -160,7 +177,7 @@ def frames(
     size = stored_size((clip.width, clip.height), max_size)
     source = _listed(clip) if clip.names else _decoded(clip)
     develop = _picture_reader(clip, size) if clip.names else developer(size)
-    return _selected(clip, source, develop, (start or 0.0, end, stride))
+    return _selected(clip, source, develop, (start or 0.0, end, stride), after)
 
 
 def _selected(
@@ -168,8 +185,9 @@ def _selected(
     source: Iterator[Raw | Lost | Note],
     develop: Callable[[Raw], Frame | Lost],
     selection: tuple[float, float | None, int],
+    after: int,
 ) -> Iterator[Frame | Lost | Note]:
-    """Frames between start and end, every stride-th of them; only those are developed."""
+    """Frames between start and end, every stride-th of them, from behind `after` on; only those are developed."""
     start, end, stride = selection
     origin, first, missed = None, None, None
     with closing(source):
@@ -181,13 +199,14 @@ def _selected(
                     break
                 if elapsed < start - 1e-6:
                     continue
-                if first is None and missed and elapsed > start + GAP / clip.fps:
+                if first is None and missed and elapsed > start + GAP / clip.fps and missed.last > after:
                     yield missed
                 first = event.index if first is None else first
-                if (event.index - first) % stride == 0:
+                if (event.index - first) % stride == 0 and event.index > after:
                     yield develop(event)
             elif isinstance(event, Note) or first is not None or start == 0:
-                yield event
+                if isinstance(event, Note) or event.last > after:
+                    yield event
             else:
                 missed = event  # before the selection, or across its start
     if first is None:
@@ -229,6 +248,8 @@ class _Decoder:
         self.begun = False  # a key frame was seen
         self.headless = False  # packets came before it
         self.packets = 0
+        self.dts: int | None = None  # of the last packet
+        self.held: set[int] | None = None  # promises of a new count, while frames of the old one are still to come
         self.size: tuple[int, int] | None = None
         self.said: set[str] = set()
 
@@ -241,6 +262,9 @@ class _Decoder:
                     picture.pts = min(line.promised)
                 time, remark = line.time_of(picture.pts)
                 yield from self._new([*self._remarks(picture), remark])
+                if self.held is not None and picture.pts not in line.promised:
+                    yield from line.recount(self.held)
+                    self.held = None
                 yield from line.missing_before(picture.pts, time)
                 yield Raw(line.index, time, picture)
                 line.advance(time, picture.duration * line.base)
@@ -256,8 +280,12 @@ class _Decoder:
         if packet.is_keyframe and not self.begun:  # errors before it are no loss: there was nothing to start from
             self.begun, self.headless, line.error = True, self.packets > 0 and line.time is None, ""
         self.packets += 1
+        if packet.dts is not None:
+            if self.dts is not None and packet.dts < self.dts and self.held is None:
+                self.held = set()  # files put end to end
+            self.dts = packet.dts
         if self.begun and packet.pts is not None and not packet.is_discard:
-            line.promised.add(packet.pts)
+            (line.promised if self.held is None else self.held).add(packet.pts)
         line.error = "damaged packet" if packet.is_corrupt else line.error
         try:
             return packet.decode()

@@ -64,6 +64,12 @@ class Timeline:
         elif self.error and intervals > GAP:
             yield from self._lost(round(intervals) - 1)
 
+    def recount(self, promised: set[int]) -> Iterator[Lost]:
+        """What was lost at the end of a count of stamps; `promised` are stamps of the next one."""
+        if self.error:
+            yield from self._lost(len(self.promised))
+        self.promised, self.error = promised, ""
+
     def advance(self, time: float, duration: float) -> None:
         """The frame at `time` is out; it stays for `duration` seconds (0: unknown)."""
         self.index, self.time, self.end = self.index + 1, time, time + (duration or self.interval)

@@ -1,7 +1,7 @@
 """Images in, H.264 out; 16-bit maps in, lossless FFV1 out."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +12,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt16
 
 from glvid.errors import OutputError
+from glvid.files import cannot_write
 from glvid.video.pictures import Rgb
 
 BT709 = 1  # ITU-T H.273 code point
@@ -31,6 +32,27 @@ def write_video(path: Path | str, images: Iterable[Rgb], fps: float) -> None:
                 stream = stream or _h264(output, image.shape, rate)
                 output.mux(stream.encode(_yuv(image, index, stream)))
         _ended(path, output, stream)
+
+
+def join(path: Path | str, parts: Sequence[Path]) -> None:
+    """Videos that `write_video` wrote, of one size and rate, one after another as one, without coding them again.
+
+    Raises OutputError as `write_video` does, also where a part cannot be read.
+    """
+    with _written(Path(path), "mp4", {"movflags": "faststart"}) as output, _refusals(path):
+        stream, start = None, 0
+        for part in parts:
+            with av.open(f"file:{Path(part).absolute()}", options={"format_whitelist": "mov,mp4"}) as container:
+                source = container.streams.video[0]
+                stream = stream or output.add_stream_from_template(source)
+                end = start
+                for packet in container.demux(source):
+                    if packet.size:
+                        packet.pts, packet.dts, packet.stream = packet.pts + start, packet.dts + start, stream
+                        end = packet.pts + packet.duration
+                        output.mux(packet)
+                start = end
+        output.close()
 
 
 MATROSKA_TICK = Fraction(1, 1000)  # s, the finest that its times are usually written in
@@ -99,8 +121,7 @@ def _refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"cannot write {path}: {reason}; free space or choose another place with --out") from error
+        raise cannot_write(Path(path), error, part=_part(Path(path))) from error
 
 
 def _h264(output: av.container.OutputContainer, shape: tuple[int, ...], rate: Fraction) -> av.VideoStream:
