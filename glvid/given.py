@@ -80,8 +80,6 @@ def _from_json(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
         raise UsageError(
             f"--intrinsics {path}: holds no fx, fy, cx, cy ({error}); give the fields of camera.json"
         ) from error
-    if min(width, height) <= 0:
-        raise UsageError(f"--intrinsics {path}: is for {width:g}x{height:g} px, which is no size; give the frames' own")
     if abs(width / height / (size[0] / size[1]) - 1) > 0.02:
         raise UsageError(
             f"--intrinsics {path}: is for {width:g}x{height:g} px, the frames are {size[0]}x{size[1]}; "

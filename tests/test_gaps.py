@@ -71,6 +71,16 @@ def test_over_a_gap_the_camera_goes_on_as_before():
     assert (steps(leaping(state, (5,), far=True).cam_T_world)[4, :3].norm() > 5 * usual.max()).all()
 
 
+def test_gap_after_gap_does_not_add_rounding_to_rounding():
+    p, state = problem(frames=40)
+    worn = state.cam_T_world.clone()
+    worn[:, :3, :3] *= 1 + 1e-9
+    path, found = bridged(blurred(p, range(3, 36, 4)), replace(state, cam_T_world=worn))
+    assert len(found) == 9
+    R = path[found[-1][1] :, :3, :3]
+    assert torch.allclose(R.transpose(1, 2) @ R, torch.eye(3).double().expand(len(R), 3, 3), atol=1e-14)
+
+
 def test_in_a_gap_the_camera_turns_as_the_picture_does():
     p, state = problem()
     R = se3_exp(torch.tensor([[0.0, 0, 0, 0.05, -0.15, 0.02]], dtype=torch.float64))[0, :3, :3]

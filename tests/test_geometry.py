@@ -96,6 +96,17 @@ def test_inverse_and_transform():
     assert torch.allclose(geometry.transform(geometry.inverse(T), geometry.transform(T, points)), points, atol=1e-5)
 
 
+def test_rigid_takes_rounding_back():
+    T = geometry.se3_exp(twists(3.0, 50))
+    assert torch.allclose(geometry.rigid(T), T, atol=1e-14)
+    worn = T.clone()
+    worn[:, :3, :3] *= 1.001
+    worn[:, 0, 0] += 1e-4
+    R = geometry.rigid(worn)[:, :3, :3]
+    assert torch.allclose(R.transpose(1, 2) @ R, torch.eye(3).double().expand(50, 3, 3), atol=1e-14)
+    assert torch.allclose(geometry.rigid(worn), T, atol=2e-4)
+
+
 def test_pixel_grid_has_centres_at_one_half():
     grid = geometry.pixel_grid((3, 2), torch.zeros(1))
     assert grid[0].tolist() == [[0.5, 1.5, 2.5]] * 2

@@ -1158,6 +1158,7 @@ def parameter(case: Case) -> Any:
     return pytest.param(case, id=re.sub(r"[^\w.,:%#=+-]+", "_", case.name, flags=re.ASCII).strip("_"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="makes files and takes rights away as Linux does")
 @pytest.mark.parametrize("case", [parameter(case) for case in CASES])
 def test_hostile(case, tmp_path, tiny):

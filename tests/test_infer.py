@@ -299,6 +299,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_where_no_rigid_scene_fits_far_pairs_have_no_say(clip, tmp_path, monkeypatch):
     """The camera is then what near pairs and the network tell, though the clip is to be refined; its cost says why."""
     asked = []

@@ -66,6 +66,7 @@ def test_a_known_camera_stays_and_is_learned(truth, clip):
     assert next(lessons.rows(guessed))["known"] == 0
 
 
+@pytest.mark.slow
 def test_lessons_of_another_form_are_made_anew(clip, tmp_path):
     rows = np.array(lessons.taught(clip, tmp_path, *networks())[0])  # a mapped file that is cut cannot be looked at
     store = next(tmp_path.glob("*.npy"))

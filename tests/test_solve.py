@@ -398,6 +398,7 @@ def flight():
     return truth, shot, K, flow
 
 
+@pytest.mark.slow
 def test_a_long_shot_has_one_scale_and_no_seams(flight, monkeypatch):
     """Windows of 40 frames: the length of its steps beside the true ones, along the path and where windows meet."""
     monkeypatch.setattr(long, "SHARED", 20)
@@ -414,8 +415,11 @@ def test_a_long_shot_has_one_scale_and_no_seams(flight, monkeypatch):
     second, true_second = (p[2:, :3, 3] - 2 * p[1:-1, :3, 3] + p[:-2, :3, 3] for p in (path, true))
     assert (second / share.median() - true_second).norm(dim=1).max() < 0.05 * true_step.norm(dim=1).mean()
     assert so3_log(path[:, :3, :3].transpose(1, 2) @ true[:, :3, :3]).norm(dim=1).max() < 0.01
+    identity = torch.eye(3, dtype=torch.float64).expand(len(path), 3, 3)
+    assert torch.allclose(path[:, :3, :3].transpose(1, 2) @ path[:, :3, :3], identity, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_windows_that_show_nothing_carry_scale_and_place_on(flight, monkeypatch):
     """The picture stops for more than a window's length, then goes on."""
     monkeypatch.setattr(long, "SHARED", 20)

@@ -101,6 +101,7 @@ def steps(out):
     return lines, [json.loads(line) for line in held.read_text().splitlines()] if held.exists() else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["depth", "flow"])
 def test_a_few_steps_lower_the_held_loss(out, stage):
     folder = train.train(options(out, stage=stage, steps=30, batch=4, rate=1e-3))
@@ -144,6 +145,7 @@ def started(out: Path, changes: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_losses(out, tmp_path_factory):
     """kill -9 in the middle, then --resume: the log and the weights are those of a run that was left alone."""
     other = tmp_path_factory.mktemp("whole")
@@ -167,6 +169,7 @@ def test_a_killed_run_goes_on_to_the_same_losses(out, tmp_path_factory):
     assert all(torch.equal(first[k], second[k]) for k in first)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_from_the_pairs_it_would_have_drawn_from(out, tmp_path_factory, monkeypatch):
     """Rendering goes on meanwhile: what is there when a run goes on is not what was there when it was stopped."""
     other = tmp_path_factory.mktemp("whole")
@@ -205,6 +208,7 @@ def test_rendering_waits_for_what_is_held_and_ends_with_training(tmp_path):
         pool.open()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one(out, tmp_path_factory):
     other = tmp_path_factory.mktemp("alone")
     torch.set_num_threads(1)
@@ -276,6 +280,7 @@ def test_training_stops_at_the_first_value_that_is_not_finite(out):
     assert good.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["cut", "nan", "optimiser", "other"])
 def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(out, harm, monkeypatch):
     train.train(options(out, steps=2, every=0.0))
@@ -301,6 +306,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_last_good_one_named(out, harm, 
     assert [x[1] for x in losses(out)] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_found_before_the_first_step_and_survived_after(out, monkeypatch):
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="needs about"):
@@ -332,6 +338,7 @@ def test_a_full_disk_is_found_before_the_first_step_and_survived_after(out, monk
     assert [x[1] for x in losses(out)] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_checkpoint_still_leaves_its_cards(out):
     folder = train.train(options(out, steps=2))
     file, card = folder / "depth-small.safetensors", folder / "depth-small.md"
@@ -358,6 +365,7 @@ def test_a_card_says_how_its_network_was_made(out, tmp_path):
     assert given == [f"@{tmp_path}/kept out.txt", "b.mp4"]
 
 
+@pytest.mark.slow
 def test_stage_all_hands_each_stage_what_was_learned_before(out, tmp_path):
     walk = film(tmp_path / "films/walk", [(0, 3 * k) for k in range(12)])
     plan = options(out, stage="all", steps=2, batch=4, data=(walk.path.parent,), every=0.0)

@@ -403,6 +403,7 @@ def test_point_size_depth_range_and_colours(tab):
     assert (shot(tab, "#depth-map") == depth).all()
 
 
+@pytest.mark.slow
 def test_points_of_view(tab, truth):
     """Through the camera the cloud is the frame: the same picture, point by point."""
     go(tab, 0)

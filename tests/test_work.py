@@ -317,6 +317,7 @@ def whole(request, clip, tmp_path_factory):
     return options, prints(folder), counting.calls, info["result_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.97])
 def test_a_stopped_run_goes_on_to_the_same_bytes(whole, share, clip, tmp_path, monkeypatch):
     options, expected, calls, print_ = whole
@@ -421,6 +422,7 @@ def test_a_run_killed_after_its_last_word_is_done_and_cleaned_up(clip, tmp_path,
     assert not list((tmp_path / "run").glob(".glvid-*"))
 
 
+@pytest.mark.slow
 def test_a_real_kill(clip, tmp_path):
     """SIGKILL as soon as the first maps are there; the lock that it leaves is taken over."""
     words = [sys.executable, "-m", "glvid", "infer", str(clip), "-q", "-o", str(tmp_path / "run")]
@@ -436,6 +438,7 @@ def test_a_real_kill(clip, tmp_path):
     assert not any(".glvid" in name for name in left) and len(left) == 14 * 4 - 2 + 6
 
 
+@pytest.mark.slow
 def test_the_same_twice(clip, tmp_path):
     """With the flow network, whose batches depend on which thread asks first, and with the temporal filter."""
     options = replace(OPTIONS, flow="net", refine="both", temporal_filter=True, max_size=64)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from glvid.geometry import inverse, se3_exp, se3_log
+from glvid.geometry import inverse, rigid, se3_exp, se3_log
 from glvid.solve.bundle import Problem, State, camera_of, reproject
 from glvid.solve.matches import CHUNK
 
@@ -77,7 +77,7 @@ def bridged(problem: Problem, state: State) -> tuple[Float64[Tensor, "N 4 4"], l
                 turn = turned(problem, state, n)
                 step[:3, :3] = step[:3, :3] if turn is None else turn
                 chain.append(step @ chain[-1])
-        behind = poses[b:] @ inverse(poses[b]) @ chain[-1]
+        behind = rigid(poses[b:] @ inverse(poses[b]) @ chain[-1])
         poses = torch.cat([poses[:a], torch.stack(list(chain))[:-1], behind])
     return poses, found
 

@@ -238,7 +238,10 @@ def relaxed(graph: Graph, keyframes: int) -> Similarities | None:
     softness = max(1.0, float((r[graph.loop] ** 2).mean(1).max()) / WRONG**2)
     while True:
         for _ in range(2):
-            now = now.moved(newton_step(graph, now, weights(graph, residuals(graph, now), softness), keyframes))
+            r = residuals(graph, now)
+            if not r.isfinite().all():  # nothing that could be solved
+                return None
+            now = now.moved(newton_step(graph, now, weights(graph, r, softness), keyframes))
         if softness == 1:
             break
         softness = max(1.0, softness / 2)

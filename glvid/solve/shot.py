@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from glvid.geometry import inverse
+from glvid.geometry import inverse, rigid
 from glvid.predict import Flows
 from glvid.solve.bundle import (
     CORRELATED,
@@ -214,7 +214,7 @@ def solution(
     unit = log_scale.median() if carried is None else log_scale.new_zeros(())
     turning, parallax = turning_alone(problem, state)
     cam_T_world, missing = bridged(*((problem, state) if parallax >= PARALLAX else turning))
-    world_T_cam = inverse(cam_T_world).clone()
+    world_T_cam = rigid(inverse(cam_T_world))
     world_T_cam[:, :3, 3] *= (-unit).exp()
     readout = float(state.readout)
     if abs(readout) < 2 * sigmas(problem, state)[1]:
