@@ -94,8 +94,8 @@ def inverse(a_T_b: Float[Tensor, "*B 4 4"]) -> Float[Tensor, "*B 4 4"]:
 def rigid(a_T_b: Float[Tensor, "*B 4 4"]) -> Float[Tensor, "*B 4 4"]:
     """The rigid motion nearest to a matrix that rounding has made something else.
 
-    `inverse` takes a motion for rigid: in A inverse(A) A, what rounding has added counts three times. Where such products
-    follow each other, as along a path, it grows like a power.
+    `inverse` takes a motion for rigid: in A inverse(A) A, what rounding has added counts three times. Where such
+    products follow each other, as along a path, it grows like a power.
     """
     U, _, V = torch.linalg.svd(a_T_b[..., :3, :3])
     return torch.cat([torch.cat([U @ V, a_T_b[..., :3, 3:]], -1), a_T_b[..., 3:, :]], -2)
