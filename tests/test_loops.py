@@ -86,10 +86,10 @@ def test_loops_that_agree_change_nothing():
 
 
 @pytest.mark.parametrize("size", [float("nan"), 1e200])
-def test_a_path_beyond_all_numbers_is_not_touched(size):
-    """The sparse solver dies of such."""
+@pytest.mark.parametrize("part", [slice(3), 3])
+def test_a_path_beyond_all_numbers_is_not_touched(part, size):
     path, scale = drifted(circle(1501), 0.4, 0.3)
-    path[700, :3, :3] *= size
+    path[700, :3, part] *= size
     assert loops.relaxed(graph(path, scale), len(KEYS)) is None
 
 

@@ -29,6 +29,7 @@ EXPLAINED = 0.02  # of the picture's width by which a match may be off
 STEP_SIGMA = (0.005, 0.001, 0.002)  # of a step of one frame: place (median depths), direction (rad), log scale
 LOOP_SIGMA = (0.1, 0.02, 0.1)  # of a loop, whose scale is the network's: only large drift is to be taken back
 WRONG = 2.0  # sigmas off at which a loop is half believed, in the end
+LOST = 1e8  # sigmas off at which a path is beyond mending; a solver of sparse systems may die of such, or of NaN
 CONTRADICTED = 2.0  # sigmas by which half of the loops must be off before the path is touched, and less after
 
 
@@ -239,7 +240,7 @@ def relaxed(graph: Graph, keyframes: int) -> Similarities | None:
     while True:
         for _ in range(2):
             r = residuals(graph, now)
-            if not r.isfinite().all():  # nothing that could be solved
+            if not r.abs().max() < LOST:
                 return None
             now = now.moved(newton_step(graph, now, weights(graph, r, softness), keyframes))
         if softness == 1:
