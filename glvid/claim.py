@@ -150,13 +150,15 @@ def _replace(folder: Path, old: dict[str, Any], identity: dict[str, Any]) -> Non
     cleared(folder / WORK)
 
 
-def cleared(work: Path) -> None:
-    """Removes the working files of a run; what is none of them stays. Raises OutputError."""
+def cleared(work: Path, all_of_them: bool = True) -> None:
+    """Removes the working files of a run, or only links, pipes and the like of such a name, which would lead a writer
+    elsewhere or nowhere; what has no such name stays. Raises OutputError."""
     if not work.is_dir() or work.is_symlink():
         return
     with _access(work):
         for path in sorted(work.iterdir()):
-            if _WORKING.fullmatch(path.name) and not path.is_dir():
+            ours = _WORKING.fullmatch(path.name) and (path.is_symlink() or not path.is_dir())
+            if ours and (all_of_them or path.is_symlink() or not path.is_file()):
                 path.unlink(missing_ok=True)
         if not any(work.iterdir()):
             work.rmdir()

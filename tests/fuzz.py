@@ -11,6 +11,7 @@ each finding is saved below --out as its case and how it ended.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -37,7 +38,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from glvid import claim, formats, given, metric, results, video, weights  # noqa: E402
+from glvid import claim, formats, given, metric, results, types, video, weights  # noqa: E402
 from glvid.cli.ends import in_a_line  # noqa: E402
 from glvid.errors import GlvidError  # noqa: E402
 
@@ -686,6 +687,46 @@ def read_claimed(folder: Path, draw: Random) -> None:
         good(all(path.read_text() == SECRET for path in there), "a file that glvid did not write was removed")
 
 
+def write_work(folder: Path) -> None:
+    work, size = begun(folder), (4, 6, 8)
+    work.array("depth", size)[:] = 2.0
+    work.rows(1, 3, 4).done("flow+1", 2)[:] = True
+    work.once("camera-0", lambda: SOLUTION)
+    work.keep("refined-0", lambda: {"weights": torch.arange(6.0), "rng": (1, "x", None)}, last=True)
+    work.seal()
+
+
+def read_work(folder: Path, draw: Random) -> None:
+    """Whatever is left of them: what is read has the form that was asked for, and what is done again is right."""
+    if draw.random() < 0.3:  # as after a restart of the machine
+        path = folder / "work/manifest.json"
+        with contextlib.suppress(OSError, ValueError, TypeError, RecursionError):
+            if path.is_file() and not path.is_symlink():
+                path.write_text(json.dumps(json.loads(path.read_text()) | {"boot": "another"}))
+    work = begun(folder)
+    rows = work.rows(1, 3, 4)
+    good(work.array("depth", (4, 6, 8)).shape == (4, 6, 8), "an array of another shape")
+    done = rows.done("flow+1", 2)
+    good(done.shape == (2,) and done.dtype == bool, "marks of another shape")
+    same = work.once("camera-0", lambda: SOLUTION)
+    good(torch.equal(same.world_T_cam, SOLUTION.world_T_cam), "another solution than was kept")
+    work.kept("refined-0")
+    work.seal()
+    work.remove()
+
+
+def begun(folder: Path) -> Any:
+    from glvid.inference.work import Work
+
+    return Work(folder / "work", {"run": {"seed": 0}})
+
+
+CAMERA = types.Intrinsics(torch.tensor([90.0, 91.0]), torch.tensor([48.0, 32.0]), (96, 64))
+SOLUTION = types.Solution(
+    CAMERA, None, True, "solved", torch.eye(4).double().repeat(4, 1, 1), torch.ones(4).double(), 2.5, 0.1
+)
+
+
 def write_training(folder: Path) -> None:
     from glvid.train import Options, state
     from glvid.train.options import as_toml
@@ -857,6 +898,7 @@ TARGETS = {
     "weights": Target(write_weights, read_weights, strange=0.02),
     "hub": Target(write_hub, read_hub, strange=0.03),
     "claimed": Target(write_claimed, read_claimed, r"run\.json|\.glvid|csv", strange=0.15),
+    "work": Target(write_work, read_work, strange=0.1),
     "training": Target(write_training, read_training, strange=0.02),
     "pictures": Target(write_pictures, read_pictures, strange=0.02),
     "films": Films(write_films, read_film),

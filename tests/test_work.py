@@ -140,6 +140,28 @@ def test_a_damaged_value_is_made_again(tmp_path):
     assert opened(tmp_path).once("value", lambda: 6) == 6
 
 
+@pytest.mark.parametrize("name", ["a.array", "a.done", "value.value", "manifest.json"])
+def test_links_and_pipes_are_not_followed(tmp_path, name):
+    opened(tmp_path).array("a", (3,), np.int16)[:] = 7
+    beside, place = tmp_path / "beside", tmp_path / "work" / name
+    beside.write_bytes(b"of somebody else")
+    for make in (lambda: place.symlink_to(beside), lambda: os.mkfifo(place)):
+        place.unlink(missing_ok=True)
+        make()
+        work = opened(tmp_path)
+        work.array("a", (3,), np.int16)[:] = 8
+        work.done("a", 3)[:] = True
+        assert work.once("value", lambda: 5) == 5
+        assert beside.read_bytes() == b"of somebody else"
+
+
+def test_a_folder_in_the_place_of_a_working_file(tmp_path):
+    work = opened(tmp_path)
+    (tmp_path / "work/a.array").mkdir()
+    with pytest.raises(OutputError, match="a.array"):
+        work.array("a", (3,), np.int16)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"key": 3}', "[" * 100_000])
 def test_a_damaged_manifest_is_a_new_beginning(tmp_path, text):
     opened(tmp_path).array("a", (3,), np.int16)[:] = 7

@@ -202,6 +202,8 @@ def _prepared(folder: Path, key: dict[str, Any]) -> bool:
     key, boot = json.loads(json.dumps(key)), _boot()
     try:
         folder.mkdir(exist_ok=True)
+        cleared(folder, all_of_them=False)
+        folder.mkdir(exist_ok=True)  # it goes when nothing is left in it
         old = _manifest(folder)
         same = old.get("key") == key
         if not same:
@@ -262,7 +264,8 @@ def _allot(path: Path, size: int) -> None:
         with open(path, "wb") as file:
             _reserve(file.fileno(), size)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder, for one
+            path.unlink(missing_ok=True)
         raise cannot_write(path, error, size) from error
 
 
