@@ -535,6 +535,41 @@ def test_types_of_models_that_are_none(tmp_path, value):
         hub.load(str(tmp_path))
 
 
+def small_hub_model(folder):
+    """A depth model of the hub whose files may then be damaged."""
+    pytest.importorskip("transformers")
+    from fuzz import write_hub
+
+    write_hub(folder)
+    return folder / "model"
+
+
+@pytest.mark.parametrize(("field", "value"), [("patch_size", [{}]), ("hidden_size", "x"), ("fusion_hidden_size", None)])
+def test_fields_of_a_configuration_that_are_something_else(tmp_path, field, value):
+    from glvid.networks import hub
+
+    folder = small_hub_model(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config.get("backbone_config") or {}):
+        if field in part:
+            part[field] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="cannot load its weights|not a depth model"):
+        hub.load(str(folder))
+
+
+def test_hub_weights_with_a_damaged_header(tmp_path):
+    from glvid.networks import hub
+
+    folder = small_hub_model(tmp_path)
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[100:104] = b"\xff\xfe\xff\xfe"
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match="cannot load its weights"):
+        hub.load(str(folder))
+
+
 PREPROCESSING = (
     {"size": {"width": 3}}, {"size": -1}, {"size": 10**9}, {"size": "518"}, {"size_divisor": 0},
     {"size_divisor": "x"}, {"image_mean": [0.5]}, {"image_mean": 0.5}, {"image_std": [0, 0, 0]},

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from glvid.errors import ModelError
@@ -110,6 +111,7 @@ def parted(name: str) -> tuple[str, str]:
 
 # what transformers raises of a configuration that makes no sense is what happens to come
 WHATEVER = (OSError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError)
+WHATEVER += (SafetensorError,)
 
 
 def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[str, str]]:
@@ -124,6 +126,7 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[
         raise ModelError(f"--depth-model {name}: '{said}' is none of {', '.join(KINDS)}")
     try:
         import transformers
+        from huggingface_hub import errors
     except ImportError as error:
         raise ModelError(f"--depth-model {name}: hub models need the extra 'hub': {EXTRA}") from error
     config = _read(source, "config.json", name, needed=True)
@@ -140,7 +143,7 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[HubDepth, dict[
         model = transformers.AutoModelForDepthEstimation.from_pretrained(source, use_safetensors=True)
     except ValueError as error:
         raise ModelError(f"--depth-model {name}: not a depth model ({_line(error)})") from error
-    except WHATEVER as error:
+    except (*WHATEVER, getattr(errors, "StrictDataclassError", ValueError)) as error:  # what older ones do not have
         raise ModelError(f"--depth-model {name}: cannot load its weights ({_line(error)})") from error
     try:
         images = preprocessing(_read(source, "preprocessor_config.json", name) or {})
