@@ -26,8 +26,8 @@ from glvid.store import Store, packed, unpacked
 
 T = TypeVar("T")
 
-EVERY = 0.25  # s between two times that pages are given back
-LITTLE = 64_000_000  # bytes of arrays, all together, that are left alone
+EVERY = 0.02  # s between two looks at what is resident: gigabytes a second can be read
+LITTLE = 64_000_000  # bytes of files, more than after the last time, from which pages are given back
 SEALED = 30.0  # s between two times that everything is flushed to disk
 SHARE = 0.1  # of the time, at most, that goes into values which are replaced all the time
 MANIFEST, SEALS = "manifest.json", "sealed.value"
@@ -151,12 +151,11 @@ class Work(Store):
             self.thread.join()
 
     def _attend(self) -> None:
-        sealed = time.monotonic()
+        sealed, least = time.monotonic(), _resident()
         while not self.over.wait(self.every):
-            with self.lock:
-                held = sum(array.nbytes for array in self.arrays.values())
-            if held > self.little:
+            if _resident() > least + self.little:
                 self.release()
+                least = _resident()
             if time.monotonic() - sealed > SEALED:
                 with suppress(OutputError):  # the run itself will meet the full disk
                     self.seal()
@@ -236,6 +235,15 @@ def _restored(folder: Path) -> None:
         path.unlink()
         if isinstance(marks.get(path.name), np.ndarray):
             path.write_bytes(marks[path.name].astype(bool).tobytes())
+
+
+def _resident() -> int:
+    """Bytes of files that are mapped into this process and in memory; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[2]) * mmap.PAGESIZE
+    except OSError:
+        return 0
 
 
 def _synced(folder: Path, written: np.ndarray | BinaryIO) -> None:
