@@ -16,7 +16,7 @@ KNOWN_BY = {
     "typer": {"cli"},
     "rich": {"cli"},
     "open3d": {"exports", "synthetic"},
-    "safetensors": {"weights"},
+    "safetensors": {"weights", "networks"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 

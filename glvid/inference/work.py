@@ -45,7 +45,8 @@ class Work(Store):
         self.arrays: dict[str, np.memmap] = {}
         self.saved: dict[str, tuple[float, float]] = {}  # when a value was kept, and how long that took
         self.lock = Lock()
-        self.over, self.thread = Event(), Thread(target=self._attend, name="glvid-work", daemon=True)
+        self.over = Event()
+        self.thread = Thread(target=self._attend, args=(_resident(),), name="glvid-work", daemon=True)
         self.continues = _prepared(folder, key)
 
     def __enter__(self) -> "Work":
@@ -150,8 +151,8 @@ class Work(Store):
         if self.thread.is_alive():
             self.thread.join()
 
-    def _attend(self) -> None:
-        sealed, least = time.monotonic(), _resident()
+    def _attend(self, least: int) -> None:
+        sealed = time.monotonic()
         while not self.over.wait(self.every):
             if _resident() > least + self.little:
                 self.release()
