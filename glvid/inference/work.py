@@ -239,7 +239,8 @@ def _restored(folder: Path) -> None:
 
 
 def _resident() -> int:
-    """Bytes of files that are mapped into this process and in memory; 0 where the system does not say."""
+    """Bytes of files that are mapped into this process and in memory; 0 where the system does not say, and takes pages
+    back by itself."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[2]) * mmap.PAGESIZE
