@@ -16,6 +16,7 @@ from glvid import video
 from glvid.errors import InputError, OutputError, UsageError
 from glvid.types import Frame
 from glvid.video.pictures import picture_size
+from glvid.video.read import _packets
 from glvid.video.timeline import Timeline
 
 WILD = Path(__file__).parents[2] / "shared/data/wild"
@@ -636,3 +637,14 @@ def test_fast_handheld_clips_have_no_cut_and_their_splice_has_one():
 
 def test_decoders_of_phones_and_cameras_are_there():
     assert {"h264", "hevc", "vp9", "av1", "mpeg4", "prores", "mjpeg", "png"} <= video.decoders()
+
+
+def test_a_stream_that_turns_up_on_the_way_ends_no_other():
+    """A broken FLV makes PyAV do that (fuzzer, target films, seed 0, case 5839)."""
+
+    class Container:
+        def demux(self, stream):
+            yield from ("first", "second", f"last of {stream}")
+            raise IndexError("list index out of range")
+
+    assert list(_packets(Container(), "pictures")) == ["first", "second", "last of pictures"]

@@ -230,6 +230,8 @@ def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> 
             failures, demuxed = failures + 1, container.demux(stream)
             yield error
             continue
+        except IndexError:  # PyAV wants the last packet of a stream too that turned up on the way; ours comes before
+            return
         if packet is None:
             return
         yield packet
