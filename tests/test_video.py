@@ -5,6 +5,7 @@ import resource
 import signal
 from fractions import Fraction
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import cv2
@@ -642,9 +643,10 @@ def test_decoders_of_phones_and_cameras_are_there():
 def test_a_stream_that_turns_up_on_the_way_ends_no_other():
     """A broken FLV makes PyAV do that (fuzzer, target films, seed 0, case 5839)."""
 
-    class Container:
-        def demux(self, stream):
-            yield from ("first", "second", f"last of {stream}")
-            raise IndexError("list index out of range")
+    def demux(stream):
+        yield from packets
+        raise IndexError("list index out of range")
 
-    assert list(_packets(Container(), "pictures")) == ["first", "second", "last of pictures"]
+    packets = [Mock(spec=av.Packet) for _ in range(3)]
+    container = Mock(spec=av.container.InputContainer, demux=demux)
+    assert list(_packets(container, Mock(spec=av.VideoStream))) == packets
