@@ -290,7 +290,8 @@ def read_run(folder: Path, draw: Random) -> None:
 
 def read_metric(folder: Path, draw: Random) -> None:
     spec = typed(folder / "scale.spec")
-    known = metric.parsed(spec.replace("FILE", str(folder / draw.choice(("tum.txt", "kitti.txt")))))
+    file = str(folder / draw.choice(("tum.txt", "kitti.txt")))
+    known = metric.parsed(re.sub(r"[./]*FILE", lambda _: file, spec))  # ..FILE is what a user may say, and leads out
     factor, source = metric.metres_per_unit(results.open_run(folder / "run"), known)
     good(0 < factor < np.inf, f"a scale of {factor} ({source})")
 
