@@ -459,9 +459,6 @@ def referee_module() -> ModuleType:
 
 
 def colmap(names: list[str]) -> None:
-    import pycolmap
-
-    pycolmap.logging.minloglevel = 2
     cut, names = "cut" in names, [name for name in names if name != "cut"]
     for name in CROPS if cut else (*ODOMETRY, *POSED):
         if names and name not in names:
@@ -471,17 +468,7 @@ def colmap(names: list[str]) -> None:
             source = cropped(name)
             paths = [source / f"{path.stem}.png" for path in paths]
         with tempfile.TemporaryDirectory() as folder:
-            images = Path(folder) / "images"  # named so that the order of names is that of time
-            images.mkdir()
-            for k, path in enumerate(paths):
-                shutil.copyfile(path, images / f"{k:05d}{path.suffix}")
-            since = time.perf_counter()
-            database = Path(folder) / "database.db"
-            reading = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
-            pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reading)
-            pycolmap.match_sequential(database)
-            models = pycolmap.incremental_mapping(database, images, folder)
-        seconds = time.perf_counter() - since
+            models, seconds = mapped(paths, Path(folder))
         if not models:
             say(clip=name, cut=cut, by="pycolmap", seconds=seconds, frames=0)
             continue
@@ -501,6 +488,24 @@ def colmap(names: list[str]) -> None:
             **facts,
             **{k: scores[k] for k in ("ate_percent", "rpe_rot_deg")},
         )
+
+
+def mapped(paths: list[Path], folder: Path) -> tuple[dict, float]:
+    """What pycolmap makes of pictures in this order, self-calibrating, and the seconds of it: features, sequential
+    matching, mapping."""
+    import pycolmap
+
+    pycolmap.logging.minloglevel = 2
+    images, database = folder / "images", folder / "database.db"  # named so that the order of names is that of time
+    images.mkdir()
+    for k, path in enumerate(paths):
+        shutil.copyfile(path, images / f"{k:05d}{path.suffix}")
+    since = time.perf_counter()
+    reading = pycolmap.ImageReaderOptions(camera_model="SIMPLE_PINHOLE")
+    pycolmap.extract_features(database, images, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reading)
+    pycolmap.match_sequential(database)
+    models = pycolmap.incremental_mapping(database, images, folder)
+    return models, time.perf_counter() - since
 
 
 def true_path(name: str) -> np.ndarray:

@@ -15,6 +15,7 @@ KNOWN_BY = {
     "av": {"video"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "ray": {"cli"},
     "open3d": {"exports", "synthetic"},
     "safetensors": {"weights", "networks"},
 }

@@ -5,7 +5,7 @@ What is slow to import loads inside the command that needs it.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -13,17 +13,21 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from glvid.cli import fleet
 from glvid.cli.app import app
-from glvid.cli.batch import carried_out
+from glvid.cli.batch import Outcome, carried_out
 from glvid.cli.ends import FINISHED_WITH_LOSSES, stoppable
 from glvid.cli.options import (
     EVERYTHING,
     AllowPartial,
+    ClipCpus,
+    ClipGpus,
     Debug,
     DepthModel,
     Device,
     Distortion,
     End,
+    Engine,
     FixIntrinsics,
     Flow,
     FlowFormat,
@@ -43,6 +47,7 @@ from glvid.cli.options import (
     Quiet,
     Refine,
     Resume,
+    Retries,
     ScaleFrom,
     Seed,
     Start,
@@ -86,24 +91,49 @@ def infer(
     max_points: MaxPoints = 2_000_000,
     scale_from: ScaleFrom = None,
     report: Annotated[bool, typer.Option("--report", help="Write report.html into the run folder, too.")] = False,
+    engine: Engine = None,
+    clip_cpus: ClipCpus = 2,
+    clip_gpus: ClipGpus = 0,
+    retries: Retries = 3,
     json_: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
     """Depth, flow, moving objects, camera path, focal length and a point cloud of every frame of a clip."""
     kinds(keep)
-    pairs = zip(inputs, run_folders(inputs, out), strict=True)
-    outcomes = carried_out(inputs, [partial(infer_one, *pair, context.params) for pair in pairs], debug)
+    if engine is None:
+        pairs = zip(inputs, run_folders(inputs, out), strict=True)
+        outcomes = carried_out(inputs, [partial(infer_one, *pair, context.params) for pair in pairs], debug)
+    else:
+        share = fleet.Share(clip_cpus, clip_gpus, retries)
+        inputs, outcomes = on_engine(engine, fleet.expanded(inputs), context.params, share)
     codes = [x.code or losses(x.document, allow_partial) for x in outcomes]
-    if json_ and (len(inputs) > 1 or outcomes[0].document):
+    if json_ and (len(inputs) > 1 or engine or outcomes[0].document):
         documents = [
             x.document or {"status": "failed", "input": {"path": str(source)}, "exit_code": x.code, "error": x.reason}
             for source, x in zip(inputs, outcomes, strict=False)
         ]
-        emit(json.dumps(documents if len(inputs) > 1 else documents[0], indent=2))
-    elif len(inputs) > 1 and not quiet:
+        emit(json.dumps(documents if len(inputs) > 1 or engine else documents[0], indent=2))
+    elif len(inputs) > 1 and not quiet and not engine:
         show_outcomes(inputs, [x.reason or run_in_words(x.document) for x in outcomes], codes)
     return max(codes)
+
+
+def on_engine(
+    engine: str, inputs: Sequence[Path], params: dict[str, Any], share: fleet.Share
+) -> tuple[list[Path], list[Outcome]]:
+    """Every clip, and its outcome by an engine; the run folders lie in --out, with a table of all of them."""
+    name, _, address = engine.partition(":")
+    address = engine if address.startswith("//") else address  # Ray's own way to name a cluster from outside
+    if name != "ray":
+        raise UsageError(f"--engine {engine}: there is ray, or ray:ADDRESS of one that runs")
+    out = params["out"] or Path()
+    quiet = params | {"quiet": True, "resume": not params["overwrite"], "out": out}
+    clips = [
+        fleet.Clip(source, folder, partial(infer_one, source, folder, quiet), fleet.asked(source, quiet))
+        for source, folder in zip(inputs, run_folders(inputs, out, alone=False), strict=True)
+    ]
+    return list(inputs), fleet.on_ray(address, clips, share, out / fleet.TABLE, params["quiet"], params["debug"])
 
 
 def infer_one(source: Path, folder: Path, params: dict[str, Any]) -> dict[str, Any]:
@@ -344,14 +374,16 @@ def kinds(text: str) -> tuple[str, ...]:
     return tuple(kind for kind in known if kind in words)
 
 
-def run_folders(inputs: Sequence[Path], out: Path | None) -> list[Path]:
-    """The run folder of every input: --out for a single one, else <stem>.glvid in it (-2, -3 where stems clash)."""
-    if len(inputs) == 1 and out is not None:
+def run_folders(inputs: Sequence[Path], out: Path | None, alone: bool = True) -> list[Path]:
+    """The run folder of every input: --out for a single one that may be `alone`, else <stem>.glvid in it (-2, -3 where
+    stems clash)."""
+    if len(inputs) == 1 and out is not None and alone:
         return [out]
-    names = []
+    names: dict[str, None] = {}
+    numbers: dict[str, Iterator[int]] = {}
     for name in map(stem, inputs):
-        numbered = (f"{name}-{number}" for number in count(2))
-        names.append(name if name not in names else next(other for other in numbered if other not in names))
+        numbered = (f"{name}-{number}" for number in numbers.setdefault(name, count(2)))
+        names[name if name not in names else next(other for other in numbered if other not in names)] = None
     return [(out or Path()) / f"{name}.glvid" for name in names]
 
 

@@ -44,6 +44,16 @@ Kind = Annotated[
     Literal["handheld", "driving", "orbit", "drone", "walk", "static"] | None,
     typer.Option(help="Of rendered worlds: what is filmed, and how.", show_default="all"),
 ]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ray[:ADDRESS]",  # ray:10.0.0.1:6379, or ray://10.0.0.1:10001 for a client
+        help="Many clips on many machines, by Ray; INPUT may be a list (.txt) or a folder of videos. Implies --resume.",
+    ),
+]
+ClipCpus = Annotated[float, typer.Option(min=0.1, help="--engine: cores that a clip is given.")]
+ClipGpus = Annotated[float, typer.Option(min=0, help="--engine: share of a GPU that a clip is given.")]
+Retries = Annotated[int, typer.Option(min=0, help="--engine: times a clip is begun again whose worker died.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what glvid wrote before.")]
 AllowPartial = Annotated[bool, typer.Option("--allow-partial", help="Lost frames are no failure.")]
