@@ -75,11 +75,11 @@ class Layer(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         x = F.pad(x, self.more) if self.more else x
         weight = self.conv.weight * self.gain[:, None, None, None]  # cheaper than to multiply what comes out
-        single = self.conv.groups > 1 and x.device.type in SINGLE
+        single = self.conv.groups > 1 and x.device.type in SINGLE and torch.is_grad_enabled()
         with torch.autocast(x.device.type, enabled=not single and torch.is_autocast_enabled(x.device.type)):
             x = x.float() if single else x
             x = F.conv2d(x, weight, self.offset, self.conv.stride, self.conv.padding, 1, self.conv.groups)
-        return F.relu6(x) if self.bent else x
+        return F.relu6(x, inplace=not torch.is_grad_enabled()) if self.bent else x
 
 
 class Block(nn.Module):
