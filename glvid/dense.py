@@ -22,7 +22,7 @@ from glvid.prior import INFORMATION, Standing, believed, standing, upheld
 from glvid.store import Store, fill
 from glvid.types import Intrinsics, Shot, Solution
 from glvid.views import Views, along, both_ways, dense_prior, views_of
-from glvid.warp import guided_upsample, length, resize, resize_flow, spread, visibility, warp
+from glvid.warp import box_mean, guided_upsample, length, resize, resize_flow, spread, visibility, warp
 
 NEAR = (1, 2)  # frames apart: near enough to see what moves, and to average depth without geometry
 SIGMA_DEPTH = 0.4  # how far off log depths of the network usually are
@@ -165,13 +165,15 @@ def triangulate_shot(
     advance: Callable[[int], None],
     store: Store | None = None,
     searched: bool = True,
+    known: bool = False,
     name: str = "dense",
 ) -> Dense:
     """Every frame's depth, certainty and moving probability; the last one agreed upon by neighbouring frames.
 
     Where the camera rests, depth stays the network's and all that flow shows moves on its own. `searched`: near things
     that flow lost are looked for by `sweep`, which costs more than all the rest: in the first frame of every block, and
-    where that finds some, in the others. `name`: of what is kept in `store`.
+    where that finds some, in the others. `known`: depth stays the network's, and only what moves is asked for.
+    `name`: of what is kept in `store`.
     """
     store, size = Store() if store is None else store, dense_size(shot.size)
     count, shape = len(shot), (len(shot), size[1], size[0])
@@ -192,13 +194,13 @@ def triangulate_shot(
     fill(done, others, lambda n: of_frame(searched and bool(rewarding[n // BLOCK]), n), put_alone, advance)
 
     votes = voted(alone.moving, seen, flows, store.under(name))
-    sigma = proven(shot, solution, alone)
+    sigma = None if known else proven(shot, solution, alone)
     dense = Dense(*(store.array(f"{name}-{kind}", shape) for kind in ("depth", "sure", "moving")))
 
     def put(n: int, found: tuple[Tensor, Tensor, Tensor]) -> None:
         dense.depth[n], dense.sure[n], dense.moving[n] = (x[0] for x in found)
 
-    whole = partial(completed, shot, solution, flows, replace(alone, moving=votes), sigma)
+    whole = partial(completed, shot, solution, flows, replace(alone, moving=votes), sigma, known)
     fill(store.done(name, count), range(count), whole, put)
     return dense
 
@@ -270,17 +272,19 @@ def proven(shot: Shot, solution: Solution, dense: Dense) -> float | None:
 
 
 def completed(
-    shot: Shot, solution: Solution, flows: Flows, dense: Dense, sigma: float | None, n: int
+    shot: Shot, solution: Solution, flows: Flows, dense: Dense, sigma: float | None, known: bool, n: int
 ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
     """Frame n once its neighbours have voted: its depth everywhere, how sure it is, what moves. `dense` holds what
-    `matched` found, with the votes for `moving`; sigma: that of the network's depth where it is `proven`."""
+    `matched` found, with the votes for `moving`; sigma: that of the network's depth where it is `proven`; known: the
+    network's depth is all that is wanted."""
     image = flows.images(n)[0]
     ratio, sure, votes = (torch.from_numpy(x[n])[None] for x in (dense.depth, dense.sure, dense.moving))
     moving = snapped(votes, image)
     sure = sure * (1 - moving) ** 2
-    prior = dense_prior(shot, solution, n)
-    ratio = spread(ratio, sure, image) if sigma is None else upheld(prior, ratio, sure, image, sigma)
-    depth = prior * ratio.exp()
+    depth = dense_prior(shot, solution, n)
+    if not known:
+        bend = spread(ratio, sure, image) if sigma is None else upheld(depth, ratio, sure, image, sigma)
+        depth = depth * bend.exp()
     return depth, sure, torch.maximum(moving, unwanted(shot, n))
 
 
@@ -309,6 +313,9 @@ def untouched(shot: Shot, solution: Solution, store: Store) -> Float32[np.ndarra
     return depth
 
 
+SAME = 1e-4  # log depth: less than a step of the stored maps; so far two ways to average the network's depth may differ
+
+
 def full_depth(
     shot: Shot, solution: Solution, dense: Dense, n: int, guide: Float[Tensor, "1 3 H W"]
 ) -> Float[Tensor, "1 1 H W"]:
@@ -320,7 +327,10 @@ def full_depth(
     sharp = float(solution.depth_scale[n]) * torch.from_numpy(np.array(shot.depth[n], dtype=np.float32))[None, None]
     low = 1 / resize(1 / sharp, (dense.depth.shape[2], dense.depth.shape[1]))
     ratio = (torch.from_numpy(dense.depth[n])[None, None] / low).log()
-    return (guided_upsample(sharp.log(), guide, radius=1) + guided_upsample(ratio, guide)).exp()
+    whole = guided_upsample(sharp.log(), guide, radius=1)
+    if bool((ratio.abs() > SAME).any()):
+        whole += guided_upsample(ratio, guide)
+    return whole.exp_()
 
 
 OUTSIDE = 0.25  # share of the picture by which rigid flow may lead out of it
@@ -343,7 +353,7 @@ def adaptive_flow(
     half = (-(-rigid.shape[3] // 2), -(-rigid.shape[2] // 2))  # large enough to compare at
     a, b = (resize(image.mean(1, keepdim=True), half) for image in (here, there))
     flows = [resize_flow(f, half) for f in (seen, rigid)]
-    unlike = [F.avg_pool2d(dissimilarity(a, warp(b, f)[0]), 5, 1, 2) for f in flows]
+    unlike = [box_mean(dissimilarity(a, warp(b, f)[0]), 2) for f in flows]
     size = rigid.new_tensor(half)[:, None, None]
     reach = ((pixel_grid(half, rigid) + flows[1]) / size - 0.5).abs().amax(1, keepdim=True)
     share = torch.sigmoid((unlike[0] - unlike[1] + TIE) / TIE) * (reach < 0.5 + OUTSIDE)

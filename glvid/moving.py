@@ -16,7 +16,7 @@ from glvid.predict import Flows
 from glvid.store import Store, fill
 from glvid.types import Intrinsics
 from glvid.views import Views, median_seen
-from glvid.warp import guided_upsample, length, spread, warp
+from glvid.warp import box_mean, guided_upsample, length, spread, warp
 
 NEARER, FARTHER = 2.5, 1.6  # log units from the network's depth at which a find is half believed; see `far_fetched`
 WRONG, MOVES = (0.9, 0.09), (0.2, 0.08)  # errors (px, and share of the flow) at which `doubt` and `excess` are half, 1
@@ -26,6 +26,7 @@ SUSPECT, PROVEN = 0.75, 0.2  # excess from which pixels belong to an object; sha
 LEAST = 12  # px of refinement size that an object has
 SEEN, STEADY = 0.5, 0.35  # how visible an object is in neighbouring frames, at least; how unsteadily it moves, at most
 ROUNDS, MAJORITY = 5, 0.4  # of `voted`; share of votes that decides
+OUTLINED = 20  # rounds of `spread`, which has settled by then: twice as many change no pixel by 0.1, the mean by 0.0006
 BAND, BLEND = 2, 0.06  # px around an outline that may go over to the other side; difference of colour that separates
 
 
@@ -82,10 +83,10 @@ def objects(
     """
     excess = median_seen(errors / (MOVES[0] + MOVES[1] * length(views.flow)), views.visible)
     excess = torch.maximum(excess, 3 * far_fetched(ratio)) * (views.visible.amax(0) > 0)
-    halo = F.avg_pool2d(worse[None], 5, 1, 2, count_include_pad=False)[0] < -LEAKS  # there flow leaks onto what rests
+    halo = box_mean(worse[None], 2)[0] < -LEAKS  # there flow leaks onto what rests
     suspect = cv2.medianBlur(((excess > SUSPECT) & ~halo)[0].byte().numpy(), 5)
     count, label, facts, _ = cv2.connectedComponentsWithStats(suspect, connectivity=4)
-    worse = F.avg_pool2d(worse[None], 3, 1, 1, count_include_pad=False)[0, 0]
+    worse = box_mean(worse[None], 1)[0, 0]
     proof = torch.sigmoid((worse - WORSE) / (0.25 * WORSE)).numpy()
     area = facts[:, cv2.CC_STAT_AREA]
     seen = views.visible[:2].mean((0, 1)).numpy()
@@ -153,4 +154,4 @@ def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Fl
     parts, label = cv2.connectedComponents(inside[0].byte().numpy(), connectivity=4)
     whole = np.bincount(label.ravel(), kept[0].numpy().ravel(), parts) > 0
     thin = torch.from_numpy(~whole[label] & (label > 0)).float()[None]  # nothing but outline: left as it is
-    return spread(inside, 1 - 0.98 * (grown - kept) * (1 - thin), image, stiff=1.0, edge=BLEND).clamp(0, 1)
+    return spread(inside, 1 - 0.98 * (grown - kept) * (1 - thin), image, 1.0, BLEND, OUTLINED).clamp(0, 1)

@@ -335,8 +335,8 @@ def refine(
     only `steadied`, with a warning. (KITTI drive 0052, dense traffic, refined all the same: Abs Rel 0.27, not 0.26.)
     """
     if plan.mode == "none":  # far pairs fix scale drift and flicker, but only near ones are needed to see what moves
-        near = triangulate_shot(shot, solution, flows, NEAR, advance, plan.store, searched=False)
-        return shot, replace(near, depth=untouched(shot, solution, plan.store)), solution, Progress()
+        near = triangulate_shot(shot, solution, flows, NEAR, advance, plan.store, searched=False, known=True)
+        return shot, near, solution, Progress()
     hopeless = None
     if solution.parallax < PARALLAX:
         hopeless = "no parallax: depth is steadied over time, no more"

@@ -48,7 +48,7 @@ def length(flow: Float[Tensor, "B 2 H W"]) -> Float[Tensor, "B 1 H W"]:
 def texture_of(image: Float[Tensor, "C h w"]) -> Float[Tensor, "3 h w"]:
     """Structure tensor (gx^2, gx gy, gy^2) of brightness, averaged over 5x5 px."""
     gy, gx = torch.gradient(image.mean(0))
-    return F.avg_pool2d(torch.stack([gx * gx, gx * gy, gy * gy])[None], 5, 1, 2, count_include_pad=False)[0]
+    return box_mean(torch.stack([gx * gx, gx * gy, gy * gy])[None], 2)[0]
 
 
 def resize(x: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
@@ -66,11 +66,26 @@ def resize_flow(flow: Float[Tensor, "B 2 H W"], size: tuple[int, int]) -> Float[
     return resize(flow, size) * flow.new_tensor([size[0] / w, size[1] / h])[:, None, None]
 
 
-def _box(x: Tensor, radius: int) -> Tensor:
-    """Mean over a (2 radius + 1) window, borders counted by what is there."""
-    k = 2 * radius + 1  # rows, then columns: 2 k instead of k^2 taps
-    rows = F.avg_pool2d(x, (k, 1), 1, (radius, 0), count_include_pad=False)
-    return F.avg_pool2d(rows, (1, k), 1, (0, radius), count_include_pad=False)
+def box_mean(x: Float[Tensor, "B C H W"], radius: int) -> Float[Tensor, "B C H W"]:
+    """Mean over a (2 radius + 1) window, borders counted by what is there; on a CPU ten times faster than pooling."""
+    sums = _sums(_sums(x, radius, -2), radius, -1)
+    rows, columns = (1 / _count(n, radius, x) for n in x.shape[-2:])
+    return sums.mul_(rows[:, None] * columns)
+
+
+def _sums(x: Tensor, radius: int, dim: int) -> Tensor:
+    """Of what is within `radius` along `dim`."""
+    n, out = x.shape[dim], x.clone()
+    for s in range(1, min(radius, n - 1) + 1):
+        out.narrow(dim, s, n - s).add_(x.narrow(dim, 0, n - s))
+        out.narrow(dim, 0, n - s).add_(x.narrow(dim, s, n - s))
+    return out
+
+
+def _count(n: int, radius: int, like: Tensor) -> Tensor:
+    """How many of n places are within `radius` of each."""
+    at = torch.arange(n, dtype=like.dtype, device=like.device)
+    return at.clamp_max(radius) + (n - 1 - at).clamp_max(radius) + 1
 
 
 def guided_upsample(
@@ -87,11 +102,11 @@ def guided_upsample(
     size = (guide.shape[-1], guide.shape[-2])
     grey = guide.mean(1, keepdim=True)
     low = resize(grey, (x.shape[-1], x.shape[-2]))
-    mean_g, mean_x = _box(low, radius), _box(x, radius)
-    variance = _box(low * low, radius) - mean_g * mean_g
-    a = (_box(low * x, radius) - mean_g * mean_x) / (variance + eps)
+    mean_g, mean_x = box_mean(low, radius), box_mean(x, radius)
+    variance = box_mean(low * low, radius) - mean_g * mean_g
+    a = (box_mean(low * x, radius) - mean_g * mean_x) / (variance + eps)
     b = mean_x - a * mean_g
-    return resize(_box(a, radius), size) * grey + resize(_box(b, radius), size)
+    return resize(box_mean(a, radius), size) * grey + resize(box_mean(b, radius), size)
 
 
 def push_pull(x: Float[Tensor, "1 h w"], weight: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -118,33 +133,40 @@ def spread(
     image: Float[Tensor, "3 h w"],
     stiff: float = STIFF,
     edge: float = EDGE,
+    rounds: int = ROUNDS,
 ) -> Float[Tensor, "1 h w"]:
     """x where it is certain, and elsewhere what its surroundings of the same colour say: a weighted least-squares
     smoother (Farbman et al. 2008) by conjugate gradients, from `push_pull` on."""
+    (h, w), start = x.shape[-2:], push_pull(x, weight)
     right, down = (
         stiff * (LOOSE + torch.exp(-(image.diff(dim=d).square().sum(0, keepdim=True) / edge**2))) for d in (2, 1)
     )
+    ties = ((F.pad(right, (0, 1)).flatten()[:-1], 1), (down.flatten(), w))  # to the next pixel, and to the next row's
+    x, own, y = x.flatten(), weight.flatten() + 1e-6, start.flatten().clone()
+    scale, across = own.clone(), torch.empty_like(own)
+    for tie, far in ties:
+        scale[far:].add_(tie)
+        scale[:-far].add_(tie)
 
-    def times(y: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-        out = (weight + 1e-6) * y
-        dx, dy = right * y.diff(dim=2), down * y.diff(dim=1)
-        out[:, :, 1:] += dx
-        out[:, :, :-1] -= dx
-        out[:, 1:] += dy
-        out[:, :-1] -= dy
+    def times(y: Float[Tensor, " n"], out: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        torch.mul(own, y, out=out)
+        for tie, far in ties:
+            part = across[far:]
+            torch.sub(y[far:], y[:-far], out=part).mul_(tie)
+            out[far:].add_(part)
+            out[:-far].sub_(part)
         return out
 
-    scale = F.pad(right, (1, 0)) + F.pad(right, (0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
-    scale = 1 / (scale + weight + 1e-6)
-    y = push_pull(x, weight)
-    left = weight * x - times(y)
-    step = scale * left
-    size = (left * step).sum()
-    for _ in range(ROUNDS):
-        change = times(step)
-        a = size / (step * change).sum().clamp_min(1e-20)
-        y, left = y + a * step, left - a * change
-        toward = scale * left
-        before, size = size, (left * toward).sum()
-        step = toward + size / before.clamp_min(1e-20) * step
-    return y
+    change = torch.empty_like(own)
+    left = weight.flatten() * x - times(y, change)
+    toward = left / scale
+    step, size = toward.clone(), torch.dot(left, toward)
+    scale = 1 / scale
+    for _ in range(rounds):  # in place and without rows: maps are small, making new ones takes longer than filling them
+        a = size / torch.dot(step, times(step, change)).clamp_min(1e-20)
+        y.addcmul_(step, a)
+        left.addcmul_(change, a, value=-1)
+        torch.mul(scale, left, out=toward)
+        before, size = size, torch.dot(left, toward)
+        step.mul_(size / before.clamp_min(1e-20)).add_(toward)
+    return y.reshape(1, h, w)

@@ -217,11 +217,13 @@ def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple
     """Depth (H, W) and moving probability (H, W) of frame n at stored size."""
     k, guide = n - s.bounds[0], as_tensor(image[None])
     depth = full_depth(s.shot, s.solution, s.dense, k, guide)
-    moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp(0, 1)
+    moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp_(0, 1)
     size, ignored = (image.shape[1], image.shape[0]), np.array(decoded.ignored[n])
-    asked = resize(torch.from_numpy(ignored > 0).float()[None, None], size)
-    depth, unsaid = depth[0, 0].numpy(), cv2.resize(ignored, size, interpolation=cv2.INTER_NEAREST) == UNSAID
-    return np.where(unsaid, np.nan, depth), torch.maximum(moving, asked)[0, 0].numpy()
+    depth = depth[0, 0].numpy()
+    if ignored.any():
+        moving = torch.maximum(moving, resize(torch.from_numpy(ignored > 0).float()[None, None], size))
+        depth[cv2.resize(ignored, size, interpolation=cv2.INTER_NEAREST) == UNSAID] = np.nan
+    return depth, moving[0, 0].numpy()
 
 
 def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:

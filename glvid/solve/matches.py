@@ -11,7 +11,7 @@ from torch import Tensor
 
 from glvid.predict import Flows, over_median
 from glvid.types import Shot
-from glvid.warp import sample_at, texture_of
+from glvid.warp import box_mean, sample_at, texture_of
 
 CONTRAST = 0.005**2  # squared brightness change per px (a grey level or so) along which matches are half believed
 CHUNK = 40  # anchor frames handled at once: bounds memory
@@ -37,7 +37,7 @@ def anchor_points(image: Tensor, grid: tuple[int, int]) -> Float[Tensor, "M 2"]:
     h, w = image.shape
     gx = F.pad((image[:, 2:] - image[:, :-2]).abs(), (1, 1))
     gy = F.pad((image[2:] - image[:-2]).abs(), (0, 0, 1, 1))
-    score = F.avg_pool2d((gx + gy)[None, None], 5, 1, 2)
+    score = box_mean((gx + gy)[None, None], 2)
     border = torch.zeros_like(score)
     border[..., 4:-4, 4:-4] = 1
     cell = (h // grid[1], w // grid[0])
