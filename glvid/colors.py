@@ -103,4 +103,6 @@ def preview_frame(
     size = panel_size((image.shape[1], image.shape[0]))
     panels = [image, depth_colors(depth, limits.near, limits.far)]
     panels.append(np.zeros_like(image) if flow is None else flow_colors(flow, limits.flow))
-    return np.hstack([cv2.resize(np.ascontiguousarray(p), size, interpolation=cv2.INTER_AREA) for p in panels])
+    if size != panels[0].shape[1::-1]:
+        panels = [cv2.resize(np.ascontiguousarray(p), size, interpolation=cv2.INTER_AREA) for p in panels]
+    return np.hstack(panels)

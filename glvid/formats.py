@@ -113,9 +113,8 @@ def depth_scale(sample: Shaped[np.ndarray, "..."]) -> float:
 
 def write_depth(path: Path, depth: Float[np.ndarray, "H W"], scale: float) -> None:
     """16-bit PNG, z = value * scale. NaN and depths <= 0 become 0; any other stays within 1..65535 (+inf is far)."""
-    said = depth > 0
-    value = np.rint(np.where(said, depth, 1).astype(np.float64) / scale).clip(1, 65535).astype(np.uint16)
-    _encode(path, value * said, PNG)
+    bounded = np.clip(depth, scale, 65535 * scale)  # OpenCV rounds and bounds as well, but no infinity
+    _encode(path, cv2.multiply(bounded, 1 / scale, dtype=cv2.CV_16U) * (depth > 0), PNG)
 
 
 def read_depth(path: Path, scale: float) -> Float32[np.ndarray, "H W"]:
@@ -136,10 +135,8 @@ def write_flow(path: Path, flow: Float[np.ndarray, "2 H W"]) -> None:
         head = np.array([FLO_TAG], "<f4").tobytes() + np.array([flow.shape[2], flow.shape[1]], "<i4").tobytes()
         return atomic_write(path, head + np.ascontiguousarray(known.transpose(1, 2, 0)).tobytes())
     valid = (np.abs(flow) <= FLOW_RANGE).all(0)
-    code = np.empty((*valid.shape, 3), np.uint16)  # OpenCV's order is B, G, R
-    code[..., 0] = valid
-    for k, component in zip((2, 1), flow, strict=True):
-        code[..., k] = np.rint(np.where(valid, component, -512) * 64 + 32768).clip(0, 65535)
+    v, u = (cv2.addWeighted(x, 64, x, 0, 32768, dtype=cv2.CV_16U) * valid for x in flow[::-1])
+    code = cv2.merge([valid.astype(np.uint16), v, u])  # OpenCV's order is B, G, R
     _encode(path, code, PNG)
 
 
