@@ -244,6 +244,18 @@ def test_moving_object_is_found():
     assert dense.moving[~real].mean() < 0.1
 
 
+def test_where_depth_is_known_only_what_moves_is_asked_for(room):
+    _, shot, solution = room
+    flows = Flows(shot, dis_flow)
+    whole, known = (
+        D.triangulate_shot(shot, solution, flows, (1, 2), lambda n: None, searched=False, known=k)
+        for k in (False, True)
+    )
+    assert np.array_equal(whole.moving, known.moving) and np.array_equal(whole.sure, known.sure)
+    assert not np.allclose(whole.depth, known.depth)
+    assert np.array_equal(known.depth[2], D.dense_prior(shot, solution, 2)[0].numpy())
+
+
 def test_movers_are_found_where_the_camera_only_turns_and_not_where_nothing_is_known_of_it(room):
     """Turning leaves exactly no parallax; so does a guess, but that fits no matches."""
     _, shot, solution = room

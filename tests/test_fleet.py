@@ -88,6 +88,7 @@ def test_only_what_was_asked_for_alike_and_is_there_counts_as_done(tmp_path):
     other = fleet.asked(source, {"refine": "output", "out": tmp_path, "quiet": True})
     assert fleet.finished({str(folder): line | {"asked": other}}, clip) is None
     assert asked == fleet.asked(source, {"refine": "none", "out": Path("elsewhere"), "quiet": False})
+    assert asked == fleet.asked(source, {"refine": "none", "engine": "ray", "clip_cpus": 4, "retries": 1})
     source.write_bytes(b"22")
     assert asked != fleet.asked(source, {"refine": "none", "out": tmp_path, "quiet": True})
     results.write_info(folder, info | {"status": "running"})

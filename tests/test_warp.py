@@ -1,6 +1,8 @@
 """Look-ups, resampling and the guided filter of warp.py."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from glvid import warp
 from glvid.geometry import pixel_grid
@@ -86,3 +88,32 @@ def test_guided_upsample_follows_the_edges_of_the_guide():
     sharp = (warp.guided_upsample(low, guide, eps=1e-5) - truth).abs()
     blurred = (warp.resize(low, (60, 40)) - truth).abs()
     assert sharp.max() < 0.1 and blurred.max() > 1.0
+
+
+@pytest.mark.parametrize("size", [(20, 30), (1, 5), (3, 2), (1, 1)])
+@pytest.mark.parametrize("radius", [1, 2, 3])
+def test_box_means_count_what_is_there(size, radius):
+    x = picture(2, 3, *size)
+    padded = (F.pad(y, [radius] * 4) for y in (x, torch.ones_like(x)))
+    sums, count = (F.unfold(y, 2 * radius + 1).reshape(2, 3, -1, *size).sum(2) for y in padded)
+    assert torch.allclose(warp.box_mean(x, radius), sums / count, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(6, 7), (5, 1), (1, 6)])
+def test_spreading_solves_its_equations(size):
+    """Every pixel's own weight and its ties to the right and below, written out as a matrix."""
+    (h, w), draw = size, torch.Generator().manual_seed(1)
+    x, weight = (torch.rand(1, h, w, generator=draw) for _ in range(2))
+    weight[weight < 0.5] = 0
+    image = torch.rand(3, h, w, generator=draw) * 0.1
+    A = torch.diag(weight.flatten() + 1e-6).double()
+    for y in range(h):
+        for k in range(w):
+            for v, u in ((y, k + 1), (y + 1, k)):
+                if v < h and u < w:
+                    unlike = (image[:, y, k] - image[:, v, u]).square().sum() / warp.EDGE**2
+                    tie, (i, j) = warp.STIFF * (warp.LOOSE + torch.exp(-unlike)), (y * w + k, v * w + u)
+                    A[[i, j], [i, j]] += tie
+                    A[[i, j], [j, i]] -= tie
+    true = torch.linalg.solve(A, (weight * x).flatten().double()).reshape(1, h, w)
+    assert torch.allclose(warp.spread(x, weight, image, rounds=200).double(), true, atol=1e-3)

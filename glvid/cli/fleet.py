@@ -26,7 +26,9 @@ from glvid.files import atomic_write, cannot_write
 
 TABLE = "results.jsonl"
 AHEAD = 2  # tasks that wait, for every one that runs: there may be a million
-HOW = "inputs out overwrite resume quiet json_ debug engine clip_cpus clip_gpus retries".split()  # not what
+HOW = (
+    "inputs out overwrite resume allow_partial quiet json_ debug engine clip_cpus clip_gpus retries".split()
+)  # not what
 FACTS = ("status", "device", "precision", "seconds", "peak_memory_mb", "result_sha256", "warnings")
 
 
@@ -91,9 +93,7 @@ def asked(source: Path, params: dict[str, Any]) -> str:
     """What tells one task from others: the clip, as its file is dated, and all that is asked of it."""
     facts = source.stat() if source.exists() else None
     dated = None if facts is None else (facts.st_size, facts.st_mtime_ns)
-    stated = {
-        k: str(v) for k, v in params.items() if k not in ("inputs", "out", "quiet", "json_", "debug", "overwrite")
-    }
+    stated = {k: str(v) for k, v in params.items() if k not in HOW}
     return hashlib.sha256(repr((__version__, str(source), dated, sorted(stated.items()))).encode()).hexdigest()[:16]
 
 
