@@ -391,7 +391,7 @@ def flight():
     shot = replace(shot, depth=(depth[:, 0] * torch.linspace(0.8, 1.3, shot.size[0])).numpy())
     number = {image.tobytes(): n for n, image in enumerate(shot.images)}
 
-    def flow(a: np.ndarray, b: np.ndarray) -> torch.Tensor:
+    def flow(a: np.ndarray, b: np.ndarray, start: torch.Tensor | None = None) -> torch.Tensor:
         i, j = ([number[x.tobytes()] for x in images] for images in (a, b))
         return rigid_flow(depth[i], K, (cam_T_world[j] @ truth.world_T_cam[i]).float())[0]
 

@@ -128,7 +128,7 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
     stores = {b: job.work.rows(*b, len(decoded.times)) for b in shots}
-    flows = {b: Flows(decoded.shot(b), job.networks.flow, stores[b]) for b in shots}
+    flows = {b: Flows(decoded.shot(b), job.networks.flow, stores[b], polished=full) for b in shots}
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:
         solution = camera_of(job, decoded.shot(bounds), flows[bounds], start, job.given is not None, fixed(job))

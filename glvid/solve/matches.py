@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from glvid.predict import Flows, over_median
+from glvid.predict import Flows, drawn, over_median
 from glvid.types import Shot
 from glvid.warp import box_mean, sample_at, texture_of
 
@@ -80,7 +80,11 @@ def tracks(
             i = np.arange(start, min(start + CHUNK, n - offset))
             there, back = flows.sharp(i, i + offset), flows.sharp(i + offset, i)
             for slot, anchor, go, ret in ((2 * k, i, there, back), (2 * k + 1, i + offset, back, there)):
-                target[anchor, slot], weight[anchor, slot] = follow(xy[anchor], go, ret)
+                found, weight[anchor, slot] = follow(xy[anchor], go, ret)
+                if offset > 1 and not flows.polished:
+                    other = anchor + signed[slot]
+                    found = drawn(shot.images[anchor], shot.images[other], xy[anchor], found)
+                target[anchor, slot] = found
         if advance:
             advance(n * (k + 1) // len(offsets) - n * k // len(offsets))
     if shot.ignored is not None:
