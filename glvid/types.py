@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from torch import Tensor
 
 
@@ -41,8 +41,13 @@ class Frame:
 
     index: int  # index in the source
     time: float  # s
-    image: Float[Tensor, "3 H W"]  # RGB 0..1
+    pixels: UInt8[np.ndarray, "H W 3"]  # RGB
     name: str = ""  # file name for image folders, else empty
+
+    @property
+    def image(self) -> Float[Tensor, "3 H W"]:
+        """RGB 0..1, channels first."""
+        return torch.from_numpy(np.ascontiguousarray(self.pixels.transpose(2, 0, 1))).float().div_(255)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from glvid import refine as R
 from glvid import views as V
 from glvid.geometry import rigid_flow, se3_exp
 from glvid.networks import DepthNet
-from glvid.predict import Flows, dense_size, dis_flow, working_size
+from glvid.predict import Flows, dense_size, dis_flow, fine_dis_flow, working_size
 from glvid.store import Store
 from glvid.synthetic import scene
 from glvid.types import Intrinsics, Shot, Solution
@@ -185,7 +186,7 @@ def test_every_pair_of_frames_is_matched_once(room):
     flows = Flows(shot, flow)
     for _ in range(2):
         D.triangulate_shot(shot, solution, flows, (1, 2), lambda n: None)
-    assert len(asked) == len(set(asked)) == 2 * 5  # neighbours alone
+    assert len(asked) == len(set(asked)) == 2 * (5 + 4)
 
 
 def test_kept_flow_is_that_between_its_frames(room):
@@ -194,11 +195,35 @@ def test_kept_flow_is_that_between_its_frames(room):
     part = flows.part(1, 6)
     part.sharp(np.array([1]), np.array([0]))
     assert [there.tolist() for _, there in flows.kept.values()] == [[False, False, True, False, False, False]]
-    i, j = np.array([2, 2, 5, 1, 4]), np.array([3, 1, 2, 5, 3])
+    i, j = np.array([2, 2, 5, 1, 4]), np.array([3, 1, 4, 2, 3])
     expected = resize_flow(dis_flow(shot.images[i], shot.images[j]), dense_size(shot.size))
     for _ in range(2):
         assert (flows(i, j) - expected).abs().max() <= Flows.STEP / 2
         assert torch.equal(part(i - 1, j - 1), flows(i, j))
+    assert torch.equal(part([0, 4, 0], [2, 1, 4]), flows([1, 5, 1], [3, 2, 5]))
+
+
+@pytest.mark.parametrize("match", [dis_flow, fine_dis_flow])
+@pytest.mark.parametrize("polished", [True, False])
+def test_flow_to_far_frames_is_put_together_on_the_way(match, polished):
+    """A surface that moves on by 14.3 px a frame: no matching finds it 6 frames on, 86 px away."""
+    rng, (w, h), step = np.random.default_rng(0), (192, 96), (14.3, -1.2)
+    wall = sum(cv2.resize(rng.uniform(0, 64, (h // k, w // k, 3)), (3 * w, 2 * h), interpolation=2) for k in (2, 4, 8))
+    turns = [np.float64([[1, 0, step[0] * n - w], [0, 1, step[1] * n - h / 2]]) for n in range(7)]
+    images = np.stack([cv2.warpAffine(wall, t, (w, h), flags=cv2.INTER_CUBIC) for t in turns]).clip(0, 255)
+    shot = Shot(np.arange(7.0), images.astype(np.uint8), np.ones((7, h, w), np.float32))
+    flows = Flows(shot, match, polished=polished)
+
+    def off(i, j, flow):
+        true = torch.tensor(step)[:, None, None] * (j - i)
+        x, y = np.meshgrid(np.arange(w) + float(true[0]), np.arange(h) + float(true[1]))
+        stays = torch.from_numpy((x > 8) & (x < w - 8) & (y > 8) & (y < h - 8))
+        return (flow[0] - true).norm(dim=0)[stays].median()
+
+    for i, j in ((0, 6), (6, 0), (0, 5), (3, 1)):
+        there, whole = flows(i, j), flows.sharp(np.array([i]), np.array([j]))
+        assert off(i, j, whole) < 0.3 and torch.allclose(there, resize_flow(whole, flows.size), atol=Flows.STEP)
+    assert off(0, 6, match(shot.images[:1], shot.images[6:])) > 10
 
 
 def test_adaptive_flow_takes_the_better_one():

@@ -5,7 +5,17 @@ import numpy as np
 import torch
 
 from glvid.networks import FlowConfig, FlowNet
-from glvid.predict import as_tensor, dis_flow, first_guess, full_dis_flow, net_flow, smoothed
+from glvid.predict import (
+    as_tensor,
+    dis_flow,
+    drawn,
+    fine_dis_flow,
+    first_guess,
+    full_dis_flow,
+    nearby,
+    net_flow,
+    smoothed,
+)
 
 
 def turned_pair(size=(192, 128)):
@@ -34,6 +44,35 @@ def test_smoothing_draws_flow_to_the_truth():
     kept = rough.clone()
     off = [(x - true)[..., 8:-8, 8:-8].norm(dim=1).mean() for x in (smoothed(a, b, rough), rough)]
     assert off[0] < 0.3 * off[1] and torch.equal(rough, kept)
+
+
+def test_flow_is_looked_for_near_where_it_starts():
+    """Half a px off everywhere is mended, which takes no motion; what is given is not written over."""
+    a, b, true = turned_pair()
+    rough = true + torch.tensor([0.4, -0.3])[:, None, None]
+    kept = rough.clone()
+    off = [(f(a, b, rough) - true)[..., 8:-8, 8:-8].norm(dim=1).mean() for f in (fine_dis_flow, dis_flow)]
+    assert off[0] < 0.1 and off[1] < 0.2 and torch.equal(rough, kept)
+
+
+def test_what_strays_is_not_believed():
+    start = torch.zeros(1, 2, 4, 6)
+    found = torch.cat([torch.full((1, 1, 4, 6), x) for x in (0.1, 0.0, 7.0)], 1)
+    near, far = nearby(start, found), nearby(start, 60 * found)
+    assert torch.allclose(near[:, :2], found[:, :2], atol=1e-4) and torch.equal(near[:, 2:], found[:, 2:])
+    assert far[:, :2].abs().max() < 0.01
+
+
+def test_points_are_drawn_to_what_they_look_like():
+    a, b, true = turned_pair()
+    y, x = np.mgrid[20:110:10, 20:170:10]
+    xy = torch.from_numpy(np.stack([x, y], -1).reshape(1, -1, 2) + 0.5).float()
+    there = xy + true[0][:, y.ravel(), x.ravel()].T
+    off = torch.tensor([[0.9, -0.6]]).expand(xy.shape[1], 2).clone()
+    off[:5] = 40.0  # lost altogether
+    found = drawn(a, b, xy, there + off)
+    assert (found - there)[0, 5:].norm(dim=-1).median() < 0.1
+    assert (found - there - off)[0, :5].abs().max() < 3 and found.dtype == torch.float32
 
 
 def test_the_network_as_a_matcher_says_its_flow_and_its_error():

@@ -149,8 +149,7 @@ def _decode(clip, target: Path, size: Size) -> tuple[list[int], list[int]]:
         for item in video.frames(clip, stride=stride_of(clip.fps), max_size=2 * max(size)):
             if not isinstance(item, Frame):
                 continue  # lost frames leave a gap, as frames do that did not move
-            image = (item.image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-            image = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+            image = np.ascontiguousarray(cv2.resize(item.pixels, size, interpolation=cv2.INTER_AREA))
             cut = before is not None and video.is_cut(before, image)
             if before is not None and not cut and _moved(dis, before, image) < enough:
                 continue

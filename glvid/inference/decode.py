@@ -27,8 +27,7 @@ def stored_frames(job: Job, after: int = -1) -> Iterator[tuple[Frame, np.ndarray
         if not isinstance(item, Frame):
             yield item
             continue
-        image = np.ascontiguousarray((item.image * 255).round().byte().permute(1, 2, 0).numpy())
-        yield item, job.undistort(image) if job.undistort else image
+        yield item, job.undistort(item.pixels) if job.undistort else item.pixels
 
 
 @dataclass

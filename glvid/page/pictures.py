@@ -158,15 +158,10 @@ def film(run: RunFolder, largest: int = LARGEST) -> Film | None:
 def poster(path: Path) -> str:
     """The first picture of a film: browsers show none before it is asked for, and paper never does."""
     frames = video.frames(video.probe(path), max_size=4 * WIDTH)
-    first = next((pixels(frame) for frame in frames if isinstance(frame, Frame)), None)
+    first = next((frame.pixels for frame in frames if isinstance(frame, Frame)), None)
     if first is None:
         raise InputError(f"{path}: holds no picture; make it again with `glvid infer`")
     return jpeg(first)
-
-
-def pixels(frame: Frame) -> UInt8[np.ndarray, "H W 3"]:
-    """A frame's picture in 8 bits."""
-    return (255 * frame.image).round().byte().permute(1, 2, 0).numpy()
 
 
 def shortened(path: Path, step: int) -> tuple[bytes, float]:
@@ -174,7 +169,7 @@ def shortened(path: Path, step: int) -> tuple[bytes, float]:
     clip = video.probe(path)
     rate = max(clip.fps / step, min(clip.fps, SLOWEST))
     frames = video.frames(clip, stride=step, max_size=max(32, max(clip.width, clip.height) // 2))
-    pictures = (pixels(frame) for frame in frames if isinstance(frame, Frame))
+    pictures = (frame.pixels for frame in frames if isinstance(frame, Frame))
     with tempfile.TemporaryDirectory() as folder:
         write_video(Path(folder) / PREVIEW, pictures, rate)
         return (Path(folder) / PREVIEW).read_bytes(), rate * step / clip.fps

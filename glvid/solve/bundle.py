@@ -7,6 +7,7 @@ Points are eliminated by the Schur complement (Triggs et al. 2000, section 6). A
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from glvid.geometry import inverse, se3_exp
+from glvid.parallel import each
 from glvid.solve.matches import CHUNK, Tracks
 from glvid.types import Intrinsics
 
@@ -58,6 +60,9 @@ class Problem:
     def readout_weight(self) -> float:
         """Weight of the prior on the readout beside reprojection errors in px^2."""
         return (CORRELATED * self.sigma_px / READOUT_SIGMA) ** 2
+
+
+AT_ONCE = 20  # anchor frames of a core: bounds memory, and is little enough to be shared among cores
 
 
 def camera_of(problem: Problem, log_f: Tensor) -> Intrinsics:
@@ -157,14 +162,16 @@ def jolt_cost(problem: Problem, state: State) -> float:
 
 def cost_of(problem: Problem, state: State, kernel: float) -> float:
     """Total robust cost of a state."""
-    total = 0.0
-    for n in torch.arange(len(problem.tracks.xy)).split(CHUNK):
+
+    def of_frames(n: Tensor) -> float:
         *_, residual, weight = reproject(problem, state, n)
         cost, _ = robust(residual, kernel)
         e, w = depth_prior(problem, state, n)
         s = sigma_of(problem, n)
         prior = 0.5 * problem.sigma_px**2 * torch.log1p((e / s) ** 2) if np.isfinite(problem.sigma_depth) else 0 * e
-        total += float((cost * weight).sum().double() + prior.sum().double())
+        return float((cost * weight).sum().double() + prior.sum().double())
+
+    total = sum(each(of_frames, torch.arange(len(problem.tracks.xy)).split(AT_ONCE)))
     readout = problem.readout_weight * float(state.readout) ** 2
     return total + 0.5 * (problem.focal_weight * float(state.log_f - problem.focal_start) ** 2 + readout)
 
@@ -301,8 +308,9 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
     corner = torch.diag(weights)
     gradient_lens = weights * torch.stack([state.log_f - problem.focal_start, state.readout])
     chunks, k = [], len(offsets)
-    for n in torch.arange(N).split(CHUNK):
-        S, s, EC, free = eliminated(problem, state, n, kernel, damping, freeze_points)
+    parts = torch.arange(N).split(AT_ONCE)
+    without_points = partial(eliminated, problem, state, kernel=kernel, damping=damping, freeze_points=freeze_points)
+    for n, (S, s, EC, free) in zip(parts, each(without_points, parts), strict=True):
         frames = n[:, None] + offsets
         there = (frames >= 0) & (frames < N)
         row, column = frames[:, :, None], frames[:, None]

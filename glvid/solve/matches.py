@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from glvid.parallel import each
 from glvid.predict import Flows, drawn, over_median
 from glvid.types import Shot
 from glvid.warp import box_mean, sample_at, texture_of
@@ -61,18 +63,8 @@ def tracks(
     n, (w, h) = len(shot), shot.size
     grid = (round((points * w / h) ** 0.5), round((points * h / w) ** 0.5))
     signed = tuple(s * k for k in offsets for s in (1, -1))
-    found, depth, root, sigma = [], [], [], []
-    for k in range(n):
-        grey = torch.from_numpy(shot.images[k].astype(np.float32).mean(-1))
-        xy = anchor_points(grey, grid)
-        root.append(believed(texture_of(grey[None] / 255)[:, xy[:, 1].long(), xy[:, 0].long()]))
-        d = torch.from_numpy(np.array(shot.depth[k], dtype=np.float32))[None, None]
-        found.append(xy)
-        depth.append(sample_at(d, xy.T[None, :, None])[0][0, 0, 0])
-        if shot.sigma is not None:
-            s = torch.from_numpy(np.array(shot.sigma[k], dtype=np.float32))[None, None]
-            sigma.append(over_median(sample_at(s, xy.T[None, :, None])[0][0, 0, 0]))
-    xy, m = torch.stack(found), len(found[0])
+    xy, depth, root, *sigma = (torch.stack(x) for x in zip(*each(partial(anchored, shot, grid), range(n)), strict=True))
+    m = xy.shape[1]
     target = torch.zeros(n, len(signed), m, 2)
     weight = torch.zeros(n, len(signed), m)
     for k, offset in enumerate(offsets):
@@ -94,8 +86,21 @@ def tracks(
     share = (weight > 0.2).float().mean(-1)
     share[:, :2] = 1  # neighbours always count
     weight = weight * (share > 0.3)[..., None]
-    sigma = torch.stack(sigma) if sigma else None
-    return Tracks(signed, xy, target, weight, torch.stack(depth), torch.stack(root), sigma=sigma)
+    return Tracks(signed, xy, target, weight, depth, root, sigma=sigma[0] if sigma else None)
+
+
+def anchored(shot: Shot, grid: tuple[int, int], n: int) -> tuple[Tensor, ...]:
+    """Points of frame n, their depth, how far matches there are to be believed (see `Tracks`), and, where the network
+    says how far off it may be, that."""
+    grey = torch.from_numpy(shot.images[n].astype(np.float32).mean(-1))
+    xy = anchor_points(grey, grid)
+    root = believed(texture_of(grey[None] / 255)[:, xy[:, 1].long(), xy[:, 0].long()])
+    maps = [shot.depth[n], *([] if shot.sigma is None else [shot.sigma[n]])]
+    depth, *sigma = (
+        sample_at(torch.from_numpy(np.array(x, dtype=np.float32))[None, None], xy.T[None, :, None])[0][0, 0, 0]
+        for x in maps
+    )
+    return xy, depth, root, *(over_median(x) for x in sigma)
 
 
 def believed(texture: Float[Tensor, "3 M"]) -> Float[Tensor, "M 2 2"]:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-import torch
 
 from glvid.types import Frame
 from glvid.video.pictures import Rgb
@@ -100,5 +99,4 @@ def _filters(picture: av.VideoFrame, size: tuple[int, int]) -> list[tuple[str, s
 
 def as_frame(raw: Raw, rgb: Rgb) -> Frame:
     name = raw.picture if isinstance(raw.picture, str) else ""
-    image = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float().div_(255)
-    return Frame(raw.index, raw.time, image, name)
+    return Frame(raw.index, raw.time, np.ascontiguousarray(rgb), name)
