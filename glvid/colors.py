@@ -65,14 +65,14 @@ def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.nda
 
     Motion to the right is red, down yellow, left cyan, up violet (the published convention).
     """
-    known = np.isfinite(flow).all(0)
-    u, v = np.where(known, flow, 0).astype(np.float32)
+    known = np.isfinite(flow[0] + flow[1])
+    u, v = flow.astype(np.float32) if known.all() else np.where(known, flow, 0).astype(np.float32)
     colors = shades()
     length = cv2.magnitude(u, v) * np.float32((LEVELS - 1) / radius)
     level = np.where(length <= LEVELS - 1, np.rint(length), LEVELS).astype(np.int32)
     turn = cv2.phase(-u, -v) * np.float32(len(colors) / (2 * np.pi)) + np.float32(len(colors) / 2)
     hue = np.rint(turn).astype(np.int32) % len(colors)
-    picture = colors.reshape(-1, 3)[hue * (LEVELS + 1) + level]
+    picture = colors.reshape(-1, 3).take(hue * (LEVELS + 1) + level, 0)
     picture[~known] = 0
     return picture
 
@@ -82,8 +82,9 @@ def depth_colors(depth: Float[np.ndarray, "H W"], near: float, far: float) -> UI
     said = depth > 0
     inverse = 1 / np.where(said, depth, far).astype(np.float32)
     level = ((inverse - 1 / far) / (1 / near - 1 / far)).clip(0, 1) * 255
-    colors = cv2.applyColorMap(np.rint(level).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    return colors * said[..., None]
+    colors = cv2.cvtColor(cv2.applyColorMap(np.rint(level).astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    colors[~said] = 0
+    return colors
 
 
 def panel_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -5,6 +5,8 @@ NaN means "nothing can be said" in both directions. Files appear under their fin
 """
 
 import json
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,6 @@ from glvid.types import Trajectory
 FLO_TAG = 202021.25  # Middlebury .flo: float32 tag, int32 width and height, then u v interleaved
 FLO_UNKNOWN = 1e10  # anything above 1e9 is unknown
 FLOW_RANGE = 512  # px, what the KITTI flow PNG can hold
-# on maps smaller and faster than the default strategy, and than a choice of filter for every row
-PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
-PNG += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH]
 
 
 # ---------------------------------------------------------------- names, and damaged files
@@ -71,11 +70,25 @@ def _no_number(name: str) -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def _encode(path: Path, array: np.ndarray, flags: list[int]) -> None:
-    ok, data = cv2.imencode(path.suffix, array, flags)
-    if not ok:
-        raise OutputError(f"{path}: OpenCV cannot encode shape {array.shape} as {path.suffix}; choose another format")
-    atomic_write(path, data.tobytes())
+def png_of(array: Shaped[np.ndarray, "H W *c"]) -> bytes:
+    """A grey (H, W) or RGB (H, W, 3) picture of 8 or 16 bits as a PNG (W3C, third edition).
+
+    Every row less the one above it (filter Up), by ISA-L's DEFLATE: three times as fast as libpng at its fastest, and on
+    maps a tenth larger at most.
+    """
+    from isal import isal_zlib  # is not everywhere where one trains
+
+    (h, w), color, depth = array.shape[:2], 2 if array.ndim == 3 else 0, 8 * array.itemsize
+    rows = np.ascontiguousarray(array.astype(array.dtype.newbyteorder(">"))).view(np.uint8).reshape(h, -1)
+    filtered = np.full((h, 1 + rows.shape[1]), 2, np.uint8)
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    head = struct.pack(">IIBBBBB", w, h, depth, color, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", isal_zlib.compress(filtered, 1)), (b"IEND", b""))
+    parts = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def stated_size(path: Path) -> tuple[int, int] | None:
@@ -114,7 +127,7 @@ def depth_scale(sample: Shaped[np.ndarray, "..."]) -> float:
 def write_depth(path: Path, depth: Float[np.ndarray, "H W"], scale: float) -> None:
     """16-bit PNG, z = value * scale. NaN and depths <= 0 become 0; any other stays within 1..65535 (+inf is far)."""
     bounded = np.clip(depth, scale, 65535 * scale)  # OpenCV rounds and bounds as well, but no infinity
-    _encode(path, cv2.multiply(bounded, 1 / scale, dtype=cv2.CV_16U) * (depth > 0), PNG)
+    atomic_write(path, png_of(cv2.multiply(bounded, 1 / scale, dtype=cv2.CV_16U) * (depth > 0)))
 
 
 def read_depth(path: Path, scale: float) -> Float32[np.ndarray, "H W"]:
@@ -135,9 +148,8 @@ def write_flow(path: Path, flow: Float[np.ndarray, "2 H W"]) -> None:
         head = np.array([FLO_TAG], "<f4").tobytes() + np.array([flow.shape[2], flow.shape[1]], "<i4").tobytes()
         return atomic_write(path, head + np.ascontiguousarray(known.transpose(1, 2, 0)).tobytes())
     valid = (np.abs(flow) <= FLOW_RANGE).all(0)
-    v, u = (cv2.addWeighted(x, 64, x, 0, 32768, dtype=cv2.CV_16U) * valid for x in flow[::-1])
-    code = cv2.merge([valid.astype(np.uint16), v, u])  # OpenCV's order is B, G, R
-    _encode(path, code, PNG)
+    u, v = (cv2.addWeighted(x, 64, x, 0, 32768, dtype=cv2.CV_16U) * valid for x in flow)
+    atomic_write(path, png_of(cv2.merge([u, v, valid.astype(np.uint16)])))
 
 
 def read_flow(path: Path) -> Float32[np.ndarray, "2 H W"]:
@@ -166,7 +178,7 @@ def _read_flo(path: Path) -> Float32[np.ndarray, "2 H W"]:
 def write_mask(path: Path, moving: Float[np.ndarray, "H W"]) -> None:
     """8-bit PNG of the probability of moving: 255 moves, 0 static; what is not finite counts as moving."""
     value = np.rint(np.where(np.isfinite(moving), moving, 1).clip(0, 1) * 255)
-    _encode(path, value.astype(np.uint8), PNG)
+    atomic_write(path, png_of(value.astype(np.uint8)))
 
 
 def read_mask(path: Path) -> Float32[np.ndarray, "H W"]:
@@ -176,7 +188,10 @@ def read_mask(path: Path) -> Float32[np.ndarray, "H W"]:
 
 def write_image(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """RGB as JPEG, quality 92."""
-    _encode(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    ok, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if not ok:
+        raise OutputError(f"{path}: OpenCV cannot encode a picture of shape {image.shape}; choose a smaller --max-size")
+    atomic_write(path, data.tobytes())
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:

@@ -25,6 +25,17 @@ def test_depth_round_trip_to_half_a_step(tmp_path):
     assert np.abs(formats.read_depth(tmp_path / "d.png", scale) - depth).max() <= scale * 0.501
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (40, 70), (1, 4, 3), (33, 29, 3)])
+def test_others_read_our_pngs(kind, shape):
+    rng = np.random.default_rng(0)
+    for array in (rng.integers(0, np.iinfo(kind).max, shape, kind, endpoint=True), np.zeros(shape, kind)):
+        read = cv2.imdecode(np.frombuffer(formats.png_of(array), np.uint8), cv2.IMREAD_UNCHANGED)
+        assert read.dtype == kind and np.array_equal(read if array.ndim == 2 else read[..., ::-1], array)
+    strided = np.arange(240, dtype=kind).reshape(12, 20)[::2, ::-1]
+    assert formats.png_of(strided) == formats.png_of(strided.copy())
+
+
 def test_depth_png_keeps_what_is_said_and_only_that(tmp_path):
     depth = np.float64([[1e-9, 1e9, np.inf], [np.nan, -np.inf, 0.0]])
     formats.write_depth(tmp_path / "d.png", depth, 0.01)

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int32
 
-from glvid.exports.maps import as_png, copied, every, rests
+from glvid import formats
+from glvid.exports.maps import copied, every, rests
 from glvid.exports.options import ExportOptions
 from glvid.exports.tracks import Tracks, tracks
 from glvid.files import atomic_stream, atomic_write
@@ -64,7 +65,7 @@ def write_colmap(run: RunFolder, folder: Path, options: ExportOptions) -> None:
         if row.image:
             copied(run, row, folder / "images" / f"{number:06d}.jpg")
         if row.mask:
-            atomic_write(folder / "masks" / f"{number:06d}.jpg.png", as_png(rests(run, row)))
+            atomic_write(folder / "masks" / f"{number:06d}.jpg.png", formats.png_of(rests(run, row)))
 
     every(run, write)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, UInt16
 
@@ -144,16 +143,11 @@ def write_png16(run: RunFolder, folder: Path, options: ExportOptions) -> None:
     text = json.dumps(about)
 
     def write(number: int, row: Row) -> None:
-        data = with_text(as_png(counted(run.depth(row), about["scale"])), "glvid", text)
+        data = with_text(formats.png_of(counted(run.depth(row), about["scale"])), "glvid", text)
         atomic_write(folder / "depth" / f"{number:06d}.png", data)
 
     every(run, write)
     atomic_write(folder / "depth.json", (json.dumps(about, indent=1) + "\n").encode())
-
-
-def as_png(array: np.ndarray) -> bytes:
-    """The bytes of a PNG of 8 or 16 bits (a colour one in OpenCV's order)."""
-    return cv2.imencode(".png", array, formats.PNG)[1].tobytes()
 
 
 def with_text(png: bytes, keyword: str, text: str) -> bytes:
@@ -210,6 +204,6 @@ def write_open3d(run: RunFolder, folder: Path, options: ExportOptions) -> None:
         if row.image:
             copied(run, row, folder / "color" / f"{number:06d}.jpg")
         if row.depth:
-            atomic_write(folder / "depth" / f"{number:06d}.png", as_png(counted(run.depth(row), step)))
+            atomic_write(folder / "depth" / f"{number:06d}.png", formats.png_of(counted(run.depth(row), step)))
 
     every(run, write)

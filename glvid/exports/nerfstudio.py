@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from glvid import formats
 from glvid.exports.cloud import fuse
-from glvid.exports.maps import MILLIMETRE, as_png, copied, counted, every, meaning, rests
+from glvid.exports.maps import MILLIMETRE, copied, counted, every, meaning, rests
 from glvid.exports.options import ExportOptions
 from glvid.exports.ply import Cloud, write_ply
 from glvid.exports.trajectories import CAM_T_OPENGL, ZUP_T_WORLD
@@ -34,9 +35,9 @@ def write_nerfstudio(run: RunFolder, folder: Path, options: ExportOptions) -> No
         if row.image:
             copied(run, row, folder / "images" / f"{number:06d}.jpg")
         if row.depth:
-            atomic_write(folder / "depth" / f"{number:06d}.png", as_png(counted(run.depth(row), DEPTH_STEP)))
+            atomic_write(folder / "depth" / f"{number:06d}.png", formats.png_of(counted(run.depth(row), DEPTH_STEP)))
         if row.mask:
-            atomic_write(folder / "masks" / f"{number:06d}.png", as_png(rests(run, row)))
+            atomic_write(folder / "masks" / f"{number:06d}.png", formats.png_of(rests(run, row)))
 
     every(run, write)
 

@@ -217,7 +217,8 @@ def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple
     """Depth (H, W) and moving probability (H, W) of frame n at stored size."""
     k, guide = n - s.bounds[0], as_tensor(image[None])
     depth = full_depth(s.shot, s.solution, s.dense, k, guide)
-    moving = guided_upsample(torch.from_numpy(s.dense.moving[k])[None, None], guide).clamp_(0, 1)
+    moving = torch.from_numpy(s.dense.moving[k])[None, None]
+    moving = guided_upsample(moving, guide).clamp_(0, 1) if moving.any() else torch.zeros_like(guide[:, :1])
     size, ignored = (image.shape[1], image.shape[0]), np.array(decoded.ignored[n])
     depth = depth[0, 0].numpy()
     if ignored.any():

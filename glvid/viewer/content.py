@@ -46,20 +46,20 @@ def depth_png(run: RunFolder, row: Row) -> bytes:
     0 where the run holds no depth, or no mask. Depth is counted in steps of run.json's depth.scale.
     """
     w, h = size = sent_size(run.size)
-    picture = np.zeros((h, w, 3), np.uint8)  # OpenCV's order: blue green red
+    picture = np.zeros((h, w, 3), np.uint8)
     if row.depth:
         steps = np.nan_to_num(nearest(run.depth(row), size) / run.info["depth"]["scale"])
         steps = np.rint(steps).astype(np.uint16)
-        picture[..., 2], picture[..., 1] = steps >> 8, steps & 255
+        picture[..., 0], picture[..., 1] = steps >> 8, steps & 255
     if row.mask:
-        picture[..., 0] = np.rint(nearest(run.mask(row), size) * 255)
-    return _encoded(".png", picture, formats.PNG)
+        picture[..., 2] = np.rint(nearest(run.mask(row), size) * 255)
+    return formats.png_of(picture)
 
 
 def flow_png(run: RunFolder, row: Row, limits: Range) -> bytes:
     """The flow in the colours of the Middlebury circle, full at `limits.flow` px of the stored map."""
     flow = nearest(run.flow(row).transpose(1, 2, 0), sent_size(run.size)).transpose(2, 0, 1)
-    return _encoded(".png", flow_colors(flow, limits.flow)[..., ::-1], formats.PNG)
+    return formats.png_of(flow_colors(flow, limits.flow))
 
 
 def image_jpg(run: RunFolder, row: Row) -> bytes:
