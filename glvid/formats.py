@@ -73,8 +73,8 @@ def _no_number(name: str) -> None:
 def png_of(array: Shaped[np.ndarray, "H W *c"]) -> bytes:
     """A grey (H, W) or RGB (H, W, 3) picture of 8 or 16 bits as a PNG (W3C, third edition).
 
-    Every row less the one above it (filter Up), by ISA-L's DEFLATE: three times as fast as libpng at its fastest, and on
-    maps a tenth larger at most.
+    Every row less the one above it (filter Up), by ISA-L's DEFLATE: three times as fast as libpng at its fastest; maps
+    are a tenth larger at most.
     """
     from isal import isal_zlib  # is not everywhere where one trains
 

@@ -10,7 +10,7 @@ from glvid.geometry import pixel_grid
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
 from glvid.networks.flow import Blend, calibrated, convex_upsample, inner_size
-from glvid.networks.lite import ROWS, Lite, channels, converted, rows
+from glvid.networks.lite import ROWS, Layer, Lite, channels, converted, rows, settled
 
 SMALL = DepthConfig(channels=(16, 16, 16, 32, 32), blocks=(1, 1, 1, 1))
 SMALL_FLOW = FlowConfig(channels=(16, 16, 16, 16, 16), matched=16, hidden=32)
@@ -90,6 +90,25 @@ def test_batch_norms_become_gains_and_offsets():
         z = normed(y, "_blocks.0._depthwise_conv", "_blocks.0._bn1", padding=1, groups=32).clamp(0, 6)
         z = normed(z, "_blocks.0._project_conv", "_blocks.0._bn2")
         assert torch.allclose(net(x)[0], z, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_settled_network_says_the_same(precision):
+    """And the one it was made from stays as it was."""
+    torch.manual_seed(0)
+    net = DepthNet(DepthConfig(spread=True, lite=True)).eval()
+    for layer in (m for m in net.modules() if isinstance(m, Layer)):
+        layer.gain.data.uniform_(0.5, 1.5), layer.offset.data.normal_(std=0.2)
+    before, x = {k: v.clone() for k, v in net.state_dict().items()}, images()
+    asked = settled(net, precision)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        for said, other in zip(asked.encoded(x), net.encoded(x), strict=True):
+            assert said.dtype == precision
+            assert (said - other).abs().max() < (1e-5 if precision == torch.float32 else 0.02) * other.abs().max()
+    assert not any(isinstance(m, Layer) for m in asked.modules()) and asked is not net
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    plain = DepthNet(SMALL)
+    assert settled(plain) is plain
 
 
 def test_untrained_depth_is_about_ten_everywhere():

@@ -180,7 +180,7 @@ def predict_depth(job: Job, images: np.ndarray) -> tuple[np.ndarray, np.ndarray 
     """Depth of a batch of working images, and how far off it may be where the network says so."""
     since = time.perf_counter()
     with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=job.precision == "bf16"):
-        found = estimated(job.networks.depth, images, job.device)
+        found = estimated(job.networks.asked, images, job.device)
     job.clock.add("predict", since)
     return found
 

@@ -1,5 +1,6 @@
 """EfficientNet-Lite without its classifier: an encoder that has seen a million photos before it learns depth."""
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -80,6 +81,40 @@ class Layer(nn.Module):
             x = x.float() if single else x
             x = F.conv2d(x, weight, self.offset, self.conv.stride, self.conv.padding, 1, self.conv.groups)
         return F.relu6(x, inplace=not torch.is_grad_enabled()) if self.bent else x
+
+
+class Settled(nn.Module):
+    """A `Layer` that will not be trained: its gains are in its filters, kept in the arithmetic they work in."""
+
+    def __init__(self, layer: Layer, dtype: torch.dtype):
+        super().__init__()
+        weight, conv = layer.conv.weight * layer.gain[:, None, None, None], layer.conv
+        self.register_buffer("weight", weight.detach().to(dtype).contiguous(memory_format=torch.channels_last))
+        self.register_buffer("offset", layer.offset.detach().to(dtype))
+        self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
+        self.more, self.bent = layer.more, layer.bent
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
+        x = x.to(self.weight.dtype)
+        x = F.pad(x, self.more) if self.more else x
+        if self.bent and x.device.type == "cpu" and torch.backends.mkldnn.is_available():  # bends before it stores
+            last = ("hardtanh", [0.0, 6.0], "")
+            of_cpu = torch.ops.mkldnn._convolution_pointwise
+            return of_cpu(x, self.weight, self.offset, self.padding, self.stride, (1, 1), self.groups, *last)
+        x = F.conv2d(x, self.weight, self.offset, self.stride, self.padding, 1, self.groups)
+        return F.relu6(x, inplace=True) if self.bent else x
+
+
+def settled(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A copy of a network whose `Layer`s are `Settled`, to be asked, not trained; the network itself if it has none."""
+    if not any(isinstance(module, Layer) for module in net.modules()):
+        return net
+    net = copy.deepcopy(net)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, Layer):
+                setattr(module, name, Settled(child, dtype))
+    return net
 
 
 class Block(nn.Module):
