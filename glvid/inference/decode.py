@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from glvid import given, video
 from glvid.errors import InputError
 from glvid.files import cannot_write
 from glvid.inference.job import Clock, Decoded, Job
+from glvid.networks.lite import settled
 from glvid.predict import estimated, working_size
 from glvid.types import Frame
 
@@ -67,7 +68,7 @@ def decode(job: Job) -> Decoded:
                 file.truncate(kept["bytes"][name] if passed.times or passed.ended else 0)
                 file.seek(0, os.SEEK_END)
         if not passed.ended:
-            pass_frames(job, passed, files)
+            pass_frames(asking(job), passed, files)
     if not passed.times:
         raise InputError(f"{job.clip.path}: no frame could be decoded; the file is damaged")
     p, n, (w, h) = passed, len(passed.times), working_size(job.size)
@@ -76,6 +77,12 @@ def decode(job: Job) -> Decoded:
         job.work.read(path, shapes[name], FILES[name]) if path.stat().st_size else None for name, path in paths.items()
     ]
     return Decoded(p.indices, p.times, p.names, p.first, p.lost, p.notes, *maps, job.size, p.unsaid / (n * w * h))
+
+
+def asking(job: Job) -> Job:
+    """The job with a depth network that is only asked."""
+    ready = settled(job.networks.depth, torch.bfloat16 if job.precision == "bf16" else torch.float32)
+    return replace(job, networks=replace(job.networks, depth=ready))
 
 
 @contextmanager
@@ -180,7 +187,7 @@ def predict_depth(job: Job, images: np.ndarray) -> tuple[np.ndarray, np.ndarray 
     """Depth of a batch of working images, and how far off it may be where the network says so."""
     since = time.perf_counter()
     with torch.autocast(job.device.split(":")[0], torch.bfloat16, enabled=job.precision == "bf16"):
-        found = estimated(job.networks.asked, images, job.device)
+        found = estimated(job.networks.depth, images, job.device)
     job.clock.add("predict", since)
     return found
 

@@ -18,7 +18,6 @@ from glvid import __version__, metric, refine, results, weights
 from glvid.dense import Dense
 from glvid.inference.work import Work
 from glvid.networks import hub
-from glvid.networks.lite import settled
 from glvid.parallel import cores
 from glvid.predict import (
     FlowOf,
@@ -75,7 +74,6 @@ class Networks:
     """The loaded networks and what run.json says of them."""
 
     depth: torch.nn.Module
-    asked: torch.nn.Module  # the same, made ready to be asked and not to be trained
     camera: torch.nn.Module
     flow: FlowOf
     facts: dict[str, dict[str, str]]
@@ -189,9 +187,8 @@ def load_networks(options: InferOptions, device: str, precision: str) -> Network
         flow = net_flow(net, device)
     if precision == "bf16":
         depth, camera = depth.to(memory_format=torch.channels_last), camera.to(memory_format=torch.channels_last)
-    asked = settled(depth, torch.bfloat16 if precision == "bf16" else torch.float32)
     return Networks(
-        depth, asked, camera, flow, {k: {n: f[n] for n in ("name", "sha256", "licence")} for k, f in facts.items()}
+        depth, camera, flow, {k: {n: f[n] for n in ("name", "sha256", "licence")} for k, f in facts.items()}
     )
 
 
