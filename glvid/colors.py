@@ -65,7 +65,7 @@ def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.nda
 
     Motion to the right is red, down yellow, left cyan, up violet (the published convention).
     """
-    known = np.isfinite(flow[0] + flow[1])
+    known = np.isfinite(flow).all(0)
     u, v = flow.astype(np.float32) if known.all() else np.where(known, flow, 0).astype(np.float32)
     colors = shades()
     length = cv2.magnitude(u, v) * np.float32((LEVELS - 1) / radius)
