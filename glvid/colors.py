@@ -5,7 +5,7 @@ from functools import cache
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8, UInt32
 
 WIDEST = 1920  # px, of the whole preview
 # Hue circle of Baker et al., "A Database and Evaluation Methodology for Optical Flow" (IJCV 2011): between these six
@@ -49,15 +49,16 @@ LEVELS = 256  # of saturation; one more is what lies out of range
 
 
 @cache
-def shades() -> UInt8[np.ndarray, "hues levels 3"]:
-    """The circle's colours, SHADES as many, by saturation."""
+def shades() -> UInt32[np.ndarray, "colors"]:
+    """The circle's colours, SHADES as many and the first one again, by saturation: bytes R, G, B, 0."""
     wheel = color_wheel().astype(np.float32) / 255
     # the published code spreads the turn over 54 steps and leaves a seam at the right; over 55 the circle closes
-    at = np.arange(len(wheel) * SHADES) / SHADES
+    at = np.arange(len(wheel) * SHADES + 1) / SHADES
     low, share = at.astype(np.int64), (at % 1)[:, None].astype(np.float32)
-    hue = (wheel[low] * (1 - share) + wheel[(low + 1) % len(wheel)] * share)[:, None]
+    hue = (wheel[low % len(wheel)] * (1 - share) + wheel[(low + 1) % len(wheel)] * share)[:, None]
     saturation = np.linspace(0, 1, LEVELS, dtype=np.float32)[:, None]
-    return (255 * np.concatenate([1 - saturation * (1 - hue), 0.75 * hue], 1)).astype(np.uint8)
+    colors = (255 * np.concatenate([1 - saturation * (1 - hue), 0.75 * hue], 1)).astype(np.uint8)
+    return np.pad(colors, ((0, 0), (0, 0), (0, 1))).view(np.uint32).ravel()
 
 
 def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.ndarray, "H W 3"]:
@@ -67,12 +68,12 @@ def flow_colors(flow: Float[np.ndarray, "2 H W"], radius: float) -> UInt8[np.nda
     """
     known = np.isfinite(flow).all(0)
     u, v = flow.astype(np.float32) if known.all() else np.where(known, flow, 0).astype(np.float32)
-    colors = shades()
-    length = cv2.magnitude(u, v) * np.float32((LEVELS - 1) / radius)
-    level = np.where(length <= LEVELS - 1, np.rint(length), LEVELS).astype(np.int32)
-    turn = cv2.phase(-u, -v) * np.float32(len(colors) / (2 * np.pi)) + np.float32(len(colors) / 2)
-    hue = np.rint(turn).astype(np.int32) % len(colors)
-    picture = colors.reshape(-1, 3).take(hue * (LEVELS + 1) + level, 0)
+    colors, hues = shades(), sum(STEPS) * SHADES
+    length = np.minimum(cv2.magnitude(u, v), np.float32(2 * radius))
+    level = np.minimum(cv2.multiply(length, (LEVELS - 1) / radius, dtype=cv2.CV_16U), LEVELS)
+    hue = cv2.multiply(cv2.phase(u, v), hues / (2 * np.pi), dtype=cv2.CV_16U)
+    at = cv2.addWeighted(hue, LEVELS + 1, level, 1, 0, dtype=cv2.CV_32S)
+    picture = cv2.cvtColor(colors.take(at).view(np.uint8).reshape(*at.shape, 4), cv2.COLOR_BGRA2BGR)
     picture[~known] = 0
     return picture
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glvid.geometry import inverse, pixel_grid, rays, rigid_flow, transform
 from glvid.losses import dissimilarity
-from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, objects, snapped, unsteadiness, voted
+from glvid.moving import FARTHER, NEARER, betrayed, doubt, far_fetched, knows, objects, snapped, unsteadiness, voted
 from glvid.parallel import each
 from glvid.predict import SURER, Flows, dense_size
 from glvid.prior import INFORMATION, Standing, believed, standing, upheld
@@ -88,6 +88,7 @@ FINER = (-1.0, -0.5, 0.0, 0.5, 1.0)  # planes about the best of these, tried aga
 ABSENT = 0.5  # dissimilarity where a view shows nothing: colours matched at random come to about as much
 AT_ONCE = 400_000  # pixels compared at once
 BLOCK = 6  # frames, of which the first one is always searched
+ASKED_OF = 2  # frames of which one is matched where only what moves is asked for
 FOUND = 0.003  # share of the picture that a sweep must put nearer in it (rooms 0.002; orbit 0.005; drives 0.02 to 0.07)
 CLEARLY = 0.2  # share by which a swept depth must explain the colours better than what it replaces
 CLOSER = 0.1  # log units by which it must be nearer: for less, flow is the finer measure
@@ -172,7 +173,8 @@ def triangulate_shot(
 
     Where the camera rests, depth stays the network's and all that flow shows moves on its own. `searched`: near things
     that flow lost are looked for by `sweep`, which costs more than all the rest: in the first frame of every block, and
-    where that finds some, in the others. `known`: depth stays the network's, and only what moves is asked for.
+    where that finds some, in the others. `known`: depth stays the network's, and only what moves is asked for, of every
+    ASKED_OF-th frame; those between hear it from their neighbours.
     `name`: of what is kept in `store`.
     """
     store, size = Store() if store is None else store, dense_size(shot.size)
@@ -185,15 +187,22 @@ def triangulate_shot(
         alone.depth[n], alone.sure[n], alone.moving[n] = found.ratio[0], found.sure[0], found.moving[0]
         seen[n], swept[n] = found.seen, found.swept
 
+    def put_heard(n: int, found: tuple[Tensor, Tensor]) -> None:
+        seen[n], alone.sure[n] = found
+
     of_frame = partial(matched, shot, solution, flows, offsets)
-    leaders = range(0, count, BLOCK)
-    done = store.done(f"{name}-alone", count)
+    done, every = store.done(f"{name}-alone", count), ASKED_OF if known else 1
+    asked = [n for n in range(count) if knows(n, count, every)]
+    leaders = [n for n in asked if n % BLOCK == 0]
     fill(done, leaders, lambda n: of_frame(searched, n), put_alone, advance)
-    others = [n for n in range(count) if n % BLOCK]
+    others = [n for n in asked if n % BLOCK]
     rewarding = swept[::BLOCK] > FOUND
     fill(done, others, lambda n: of_frame(searched and bool(rewarding[n // BLOCK]), n), put_alone, advance)
+    if every > 1:
+        between = [n for n in range(count) if not knows(n, count, every)]
+        fill(done, between, partial(heard, alone.sure, flows), put_heard, advance)
 
-    votes = voted(alone.moving, seen, flows, store.under(name))
+    votes = voted(alone.moving, seen, flows, store.under(name), every)
     sigma = None if known else proven(shot, solution, alone)
     dense = Dense(*(store.array(f"{name}-{kind}", shape) for kind in ("depth", "sure", "moving")))
 
@@ -294,6 +303,15 @@ def unwanted(shot: Shot, n: int) -> Float[Tensor, "1 h w"]:
     return resize(torch.from_numpy(asked).float()[None, None], dense_size(shot.size))[0]
 
 
+def heard(sure: Float32[np.ndarray, "N h w"], flows: Flows, n: int) -> tuple[Tensor, Tensor]:
+    """Of a frame that has both neighbours, by flow alone: how visible it is in the next one and in the last (2, h, w),
+    and how sure (h, w) they are of what it shows."""
+    others = [n + 1, n - 1]
+    go, back = both_ways(flows, n, others)
+    carried, inside = warp(torch.from_numpy(sure[others])[:, None], go)
+    return visibility(go, back, floor=0.7)[:, 0], (inside * carried).mean((0, 1))
+
+
 def neighbours(views: Views, n: int, frames: int) -> Float[Tensor, "2 h w"]:
     """How visible frame n is in the next and in the last one; 0 where there is none."""
     found = torch.zeros(2, *views.flow.shape[-2:])
@@ -317,9 +335,9 @@ SAME = 1e-4  # log depth: less than a step of the stored maps; so far two ways t
 
 
 def full_depth(
-    shot: Shot, solution: Solution, dense: Dense, n: int, guide: Float[Tensor, "1 3 H W"]
+    shot: Shot, solution: Solution, dense: Dense, n: int, guide: Float[Tensor, "1 _c H W"]
 ) -> Float[Tensor, "1 1 H W"]:
-    """Depth of frame n at the guide's size, the frame itself.
+    """Depth of frame n at the guide's size, the frame itself, in colours or grey.
 
     It is the network's, which is sharp, times the refinement's correction, which is smooth: the log ratio of the two is
     upsampled along image edges.

@@ -119,29 +119,38 @@ def voted(
     seen: Float32[np.ndarray, "N 2 h w"],
     flows: Flows,
     store: Store | None = None,
+    every: int = 1,
 ) -> Float32[np.ndarray, "N h w"]:
     """Every frame's probabilities become the mean of its own and its neighbours', carried along flow, ROUNDS times.
-    seen: how visible a frame is in the next and in the last one."""
+    seen: how visible a frame is in the next and in the last one; every: so many frames apart are those that know."""
     store = Store() if store is None else store
     for number in range(ROUNDS):
         name, before = f"voted-{number}", moving
         moving = store.array(name, before.shape, np.float32)
-        fill(store.done(name, len(before)), range(len(before)), partial(vote, before, seen, flows), moving.__setitem__)
+        of_frame = partial(vote, before, seen, flows, every if number == 0 else 1)
+        fill(store.done(name, len(before)), range(len(before)), of_frame, moving.__setitem__)
     return moving
 
 
 def vote(
-    moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows, n: int
+    moving: Float32[np.ndarray, "N h w"], seen: Float32[np.ndarray, "N 2 h w"], flows: Flows, every: int, n: int
 ) -> Float[Tensor, "h w"]:
     """One round of `voted`, for frame n."""
+    if not any(moving[m].any() for m in range(max(0, n - 1), min(n + 2, len(moving)))):
+        return torch.zeros(moving.shape[1:])
     votes = torch.from_numpy(np.array(moving[n]))[None, None]
-    count = torch.ones_like(votes)
+    count = torch.full_like(votes, float(knows(n, len(moving), every)))
     for k, m in enumerate((n + 1, n - 1)):
-        if 0 <= m < len(moving):
+        if 0 <= m < len(moving) and knows(m, len(moving), every):
             carried, inside = warp(torch.from_numpy(np.array(moving[m]))[None, None], flows(n, m))
             inside = inside * torch.from_numpy(seen[n, k] > 0.3)
             votes, count = votes + inside * carried, count + inside
-    return (votes / count)[0, 0]
+    return (votes / count.clamp_min(1))[0, 0]
+
+
+def knows(n: int, frames: int, every: int) -> bool:
+    """Is frame n one of those so many apart that know by themselves, or the last?"""
+    return n % every == 0 or n == frames - 1
 
 
 def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
@@ -154,4 +163,17 @@ def snapped(moving: Float[Tensor, "1 h w"], image: Float[Tensor, "3 h w"]) -> Fl
     parts, label = cv2.connectedComponents(inside[0].byte().numpy(), connectivity=4)
     whole = np.bincount(label.ravel(), kept[0].numpy().ravel(), parts) > 0
     thin = torch.from_numpy(~whole[label] & (label > 0)).float()[None]  # nothing but outline: left as it is
-    return spread(inside, 1 - 0.98 * (grown - kept) * (1 - thin), image, 1.0, BLEND, OUTLINED).clamp(0, 1)
+    free = (grown - kept) * (1 - thin)
+    some = around(free[0], 4 * BAND)
+    inside[some] = spread(inside[some], 1 - 0.98 * free[some], image[some], 1.0, BLEND, OUTLINED).clamp(0, 1)
+    return inside
+
+
+def around(wanted: Float[Tensor, "h w"], margin: int) -> tuple[slice, slice, slice]:
+    """The smallest part (all channels, rows, columns) of a map that holds all that is not 0, and a margin; all of it
+    where there is nothing."""
+    ends = [slice(None)]
+    for axis in (1, 0):
+        at = torch.nonzero(wanted.any(axis))[:, 0]
+        ends.append(slice(max(0, int(at[0]) - margin), int(at[-1]) + 1 + margin) if len(at) else slice(None))
+    return tuple(ends)

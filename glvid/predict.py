@@ -14,7 +14,7 @@ from glvid.errors import UsageError
 from glvid.parallel import each
 from glvid.store import Store
 from glvid.types import Intrinsics, Shot
-from glvid.warp import length, resize, resize_flow, warp
+from glvid.warp import length, resize, resize_flow, sample_at, warp
 
 Images = UInt8[np.ndarray, "N H W 3"]
 # px; a third channel says how far off it may be. With a third argument it is looked for near that flow alone
@@ -341,16 +341,26 @@ class Flows:
     `polished`, drawn to the pictures: what moves far is lost where frames far apart are matched from nothing. On four
     rendered worlds, 2, 4, 8 frames apart, more than 3 px off: 7.1, 9, 12 % of what rests and is seen, and 12, 18, 39 %
     when matched by `fine_dis_flow` (medians 0.23, 0.32, 0.37 and 0.37, 1.9, 12 px; unpolished 0.25, 0.36, 0.51).
-    What was found stays in `store`, 4 bytes a vector: solve, triangulation and descent all ask for the same pairs.
+    What was found stays in `store`, 4 bytes a vector: solve, triangulation and descent all ask for the same pairs; that
+    of every frame to the next one at working size too (`onward`). `back` finds flow to the frame before, which only
+    has to tell whether the way there can be believed.
     """
 
     STEP = 1 / 64  # px, of what is kept; so vectors of up to 512 px
     AT_ONCE = 16  # pairs
 
-    def __init__(self, shot: Shot, flow: FlowOf, store: Store | None = None, polished: bool = True) -> None:
+    def __init__(
+        self,
+        shot: Shot,
+        flow: FlowOf,
+        store: Store | None = None,
+        polished: bool = True,
+        back: FlowOf | None = None,
+    ) -> None:
         self.shot, self.flow, self.size, self.polished = shot, flow, dense_size(shot.size), polished
+        self.back = flow if back is None else back
         self.store = Store() if store is None else store
-        self.kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # by j - i: flow of every i, and whether it is there
+        self.kept: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # by name: flow of every i, and whether it is there
         self.small: tuple[np.ndarray, np.ndarray] | None = None  # frames at this size, and which of them are there
         self.lock = RLock()  # frames are worked on in parallel
 
@@ -367,17 +377,40 @@ class Flows:
         return torch.from_numpy(found).float() * self.STEP
 
     def find(self, i: np.ndarray, apart: int) -> Float[Tensor, "P _c H W"]:
-        """Flow of frames i to those so many frames on, at working size, to be kept."""
+        """Flow of frames i to those so many frames on, to be kept: at working size, but for what is only put together,
+        which is of the size that is kept."""
         if abs(apart) < 2:
-            found = self.flow(self.shot.images[i], self.shot.images[i + apart])
+            found = (self.flow if apart > 0 else self.back)(self.shot.images[i], self.shot.images[i + apart])
         else:
             half = int(apart / 2)
             there = self(i, i + half)
-            found = resize_flow(there + warp(self(i + half, i + apart), there)[0], self.shot.size)
+            found = there + warp(self(i + half, i + apart), there)[0]
             if self.polished:
+                found = resize_flow(found, self.shot.size)
                 found = nearby(found, self.flow(self.shot.images[i], self.shot.images[i + apart], found))
         self.keep(i, i + apart, found[:, :2])
+        if apart == 1:
+            self.put(self.sharp_rows(), i, found[:, :2])
         return found
+
+    def onward(self, n: int) -> Float[Tensor, "1 2 H W"]:
+        """Flow of frame n to the next one, at working size."""
+        with self.lock:
+            if not self.sharp_rows()[1][n]:
+                self.find(np.array([n]), 1)
+        return torch.from_numpy(self.sharp_rows()[0][n])[None].float() * self.STEP
+
+    def led(
+        self, xy: Float[Tensor, "P M 2"], i: np.ndarray, apart: int
+    ) -> tuple[Float[Tensor, "P M 2"], Float[Tensor, "P M"]]:
+        """Where flow between neighbours leads points of frames i (px of working size) so many frames on, and 1 where
+        it stays within the pictures."""
+        ratio, step = xy.new_tensor(self.size) / xy.new_tensor(self.shot.size), 1 if apart > 0 else -1
+        within = torch.ones(xy.shape[:2])
+        for k in range(0, apart, step):
+            moved, inside = sample_at(self(i + k, i + k + step), (xy * ratio).transpose(1, 2)[:, :, None])
+            xy, within = xy + moved[:, :, 0].transpose(1, 2) / ratio, within * inside[:, 0, 0]
+        return xy, within
 
     def images(self, n: Numbers) -> Float[Tensor, "P 3 h w"]:
         """Frames at the same size, 0..1; each is made small once."""
@@ -398,26 +431,38 @@ class Flows:
         return self.small
 
     def sharp(self, i: np.ndarray, j: np.ndarray) -> Float[Tensor, "P _c H W"]:
-        """The same at working size, found anew, with what the network says of its error, if it does; all pairs as far
+        """The same as `find` has it, found anew, with what the network says of its error, if it does; all pairs as far
         apart."""
         with self.lock:
             return self.find(i, int(j[0] - i[0]))
 
     def keep(self, i: np.ndarray, j: np.ndarray, flow: Float[Tensor, "P 2 H W"]) -> None:
         """Remember flow i -> j, of any size."""
-        steps = (resize_flow(flow, self.size) / self.STEP).round().clamp(-32767, 32767).short().numpy()
-        for a, b, step in zip(i.tolist(), j.tolist(), steps, strict=True):
-            rows, there = self.rows(b - a)
-            rows[a], there[a] = step, True
+        small = resize_flow(flow, self.size)
+        for apart in np.unique(j - i).tolist():
+            self.put(self.rows(apart), i[j - i == apart], small[j - i == apart])
+
+    def put(self, kept: tuple[np.ndarray, np.ndarray], i: np.ndarray, flow: Float[Tensor, "P 2 _h _w"]) -> None:
+        """Remember flow of frames i, of the size that is kept."""
+        rows, there = kept
+        rows[i] = (flow / self.STEP).round().clamp(-32767, 32767).short().numpy()
+        there[i] = True
 
     def rows(self, apart: int) -> tuple[np.ndarray, np.ndarray]:
         """What is kept of pairs so many frames apart."""
+        return self.named(f"flow{apart:+d}", self.size)
+
+    def sharp_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is kept of `onward`."""
+        return self.named("onward", self.shot.size)
+
+    def named(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """What is kept under a name."""
         with self.lock:
-            if apart not in self.kept:
-                n, (w, h) = len(self.shot), self.size
-                name = f"flow{apart:+d}"
-                self.kept[apart] = self.store.array(name, (n, 2, h, w), np.int16), self.store.done(name, n)
-            return self.kept[apart]
+            if name not in self.kept:
+                n, (w, h) = len(self.shot), size
+                self.kept[name] = self.store.array(name, (n, 2, h, w), np.int16), self.store.done(name, n)
+            return self.kept[name]
 
     def part(self, first: int, last: int) -> "Flows":
         """The same of frames first..last-1 alone; what it finds is kept here."""
@@ -428,12 +473,12 @@ class FlowsOfPart(Flows):
     """Flow between some frames of a shot, kept with that of the others."""
 
     def __init__(self, whole: Flows, first: int, last: int) -> None:
-        super().__init__(whole.shot.part(first, last), whole.flow, whole.store, whole.polished)
+        super().__init__(whole.shot.part(first, last), whole.flow, whole.store, whole.polished, whole.back)
         self.whole, self.frames, self.lock = whole, slice(first, last), whole.lock
 
-    def rows(self, apart: int) -> tuple[np.ndarray, np.ndarray]:
+    def named(self, name: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """What the whole keeps."""
-        flow, there = self.whole.rows(apart)
+        flow, there = self.whole.named(name, size)
         return flow[self.frames], there[self.frames]
 
     def stored(self) -> tuple[np.ndarray, np.ndarray]:

@@ -397,7 +397,7 @@ def _inside(folder: Path, name: str) -> Path:
 # ---------------------------------------------------------------- disk
 
 
-WORKING = 48  # bytes a pixel: images 4, depths 8, flow of ten pairs 10, maps of every stage of `refine` 26
+WORKING = 52  # bytes a pixel: images 4, depths 8, flow of ten pairs 14, maps of every stage of `refine` 26
 
 
 def estimate(

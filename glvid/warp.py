@@ -90,7 +90,7 @@ def _count(n: int, radius: int, like: Tensor) -> Tensor:
 
 def guided_upsample(
     x: Float[Tensor, "B C h w"],
-    guide: Float[Tensor, "#B 3 H W"],
+    guide: Float[Tensor, "#B _c H W"],
     radius: int = 2,
     eps: float = 1e-3,
 ) -> Float[Tensor, "B C H W"]:

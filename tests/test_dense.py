@@ -203,6 +203,25 @@ def test_kept_flow_is_that_between_its_frames(room):
     assert torch.equal(part([0, 4, 0], [2, 1, 4]), flows([1, 5, 1], [3, 2, 5]))
 
 
+def test_flow_to_the_next_frame_is_kept_at_working_size(room):
+    _, shot, _ = room
+    asked = []
+
+    def flow(a, b):
+        asked.append(len(a))
+        return fine_dis_flow(a, b)
+
+    flows = Flows(shot, flow, back=dis_flow)
+    flows(np.arange(4), np.arange(1, 5))
+    found = fine_dis_flow(shot.images[2:3], shot.images[3:4])
+    assert torch.allclose(flows.onward(2), found, atol=Flows.STEP)
+    assert torch.equal(flows.part(1, 5).onward(1), flows.onward(2)) and sum(asked) == 4
+    flows.onward(4)
+    assert sum(asked) == 5
+    back = dis_flow(shot.images[3:4], shot.images[2:3])
+    assert torch.equal(flows.sharp(np.array([3]), np.array([2])), back) and sum(asked) == 5
+
+
 @pytest.mark.parametrize("match", [dis_flow, fine_dis_flow])
 @pytest.mark.parametrize("polished", [True, False])
 def test_flow_to_far_frames_is_put_together_on_the_way(match, polished):
@@ -215,7 +234,7 @@ def test_flow_to_far_frames_is_put_together_on_the_way(match, polished):
     flows = Flows(shot, match, polished=polished)
 
     def off(i, j, flow):
-        true = torch.tensor(step)[:, None, None] * (j - i)
+        flow, true = resize_flow(flow, (w, h)), torch.tensor(step)[:, None, None] * (j - i)
         x, y = np.meshgrid(np.arange(w) + float(true[0]), np.arange(h) + float(true[1]))
         stays = torch.from_numpy((x > 8) & (x < w - 8) & (y > 8) & (y < h - 8))
         return (flow[0] - true).norm(dim=0)[stays].median()
@@ -223,6 +242,10 @@ def test_flow_to_far_frames_is_put_together_on_the_way(match, polished):
     for i, j in ((0, 6), (6, 0), (0, 5), (3, 1)):
         there, whole = flows(i, j), flows.sharp(np.array([i]), np.array([j]))
         assert off(i, j, whole) < 0.3 and torch.allclose(there, resize_flow(whole, flows.size), atol=Flows.STEP)
+        xy = torch.tensor([[[96.0, 48.0], [5.0 if j < i else 187.0, 30.5]]])
+        led, within = flows.led(xy, np.array([i]), j - i)
+        assert (led - xy - torch.tensor(step) * (j - i))[0, 0].norm() < 0.5
+        assert within.tolist() == [[1.0, 0.0]]
     assert off(0, 6, match(shot.images[:1], shot.images[6:])) > 10
 
 
@@ -269,9 +292,10 @@ def test_moving_object_is_found():
     assert dense.moving[~real].mean() < 0.1
 
 
-def test_where_depth_is_known_only_what_moves_is_asked_for(room):
+def test_where_depth_is_known_only_what_moves_is_asked_for(room, monkeypatch):
     _, shot, solution = room
     flows = Flows(shot, dis_flow)
+    monkeypatch.setattr(D, "ASKED_OF", 1)
     whole, known = (
         D.triangulate_shot(shot, solution, flows, (1, 2), lambda n: None, searched=False, known=k)
         for k in (False, True)
@@ -279,6 +303,27 @@ def test_where_depth_is_known_only_what_moves_is_asked_for(room):
     assert np.array_equal(whole.moving, known.moving) and np.array_equal(whole.sure, known.sure)
     assert not np.allclose(whole.depth, known.depth)
     assert np.array_equal(known.depth[2], D.dense_prior(shot, solution, 2)[0].numpy())
+
+
+def test_where_depth_is_known_frames_between_hear_what_moves(room, monkeypatch):
+    """The picture stands still; frames 0, 2, 4 and the last one are asked, and see a square."""
+    _, shot, solution = room
+    (h, w), asked, steps = dense_size(shot.size)[::-1], [], []
+    shot = replace(shot, images=np.repeat(shot.images[:1], 6, 0))
+    square = torch.zeros(1, h, w)
+    square[:, 20:40, 30:60] = 1
+
+    def stub(shot, solution, flows, offsets, searched, n):
+        asked.append(n)
+        return D.Matched(0 * square, 0 * square + 0.5, square, torch.ones(2, h, w), 0.0)
+
+    monkeypatch.setattr(D, "matched", stub)
+    flows = Flows(shot, dis_flow)
+    found = D.triangulate_shot(shot, solution, flows, (1, 2), steps.append, searched=False, known=True)
+    assert sorted(asked) == [0, 2, 4, 5] and sum(steps) == 6
+    for moving, sure in zip(found.moving > 0.5, found.sure, strict=True):
+        assert (moving == (square[0] > 0.5).numpy()).mean() > 0.95
+        assert sure[5:15, 5:20] == pytest.approx(0.5, abs=0.01)
 
 
 def test_movers_are_found_where_the_camera_only_turns_and_not_where_nothing_is_known_of_it(room):
@@ -390,6 +435,34 @@ def test_a_vote_fills_the_frame_that_missed_an_object():
     found = M.voted(said, np.ones((6, 2, 40, 60), np.float32), flows) > M.MAJORITY
     assert (found == (true > 0.5)).mean((1, 2)).min() > 0.97
     assert not found[4, 30:36, 30:36].any() and found[2][true[2] > 0].mean() > 0.9
+
+
+def test_a_vote_tells_the_frames_between_those_that_know():
+    true = np.zeros((6, 40, 60), np.float32)
+    for n in range(6):
+        true[n, 10:20, 5 + 3 * n : 15 + 3 * n] = 1
+    flows = Flows(Shot(np.arange(6.0), np.zeros((6, 80, 120, 3), np.uint8), np.ones((6, 80, 120))), dis_flow)
+    for n in range(5):
+        for a, b in ((n, n + 1), (n + 1, n)):
+            step = np.stack([3 * (b - a) * true[a], 0 * true[a]])
+            flows.keep(np.array([a]), np.array([b]), torch.from_numpy(step)[None])
+    said = true.copy()
+    said[[1, 3]] = 0  # 5 is the last one, which is asked
+    found = M.voted(said, np.ones((6, 2, 40, 60), np.float32), flows, every=2) > M.MAJORITY
+    assert (found == (true > 0.5)).mean((1, 2)).min() > 0.97
+    assert not M.voted(0 * said, np.ones((6, 2, 40, 60), np.float32), flows, every=2).any()
+
+
+def test_outlines_are_sought_around_objects_alone(monkeypatch):
+    image, said = torch.rand(3, 60, 90, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 60, 90)
+    said[:, 20:35, 30:50] = 1
+    part = M.snapped(said, image)
+    monkeypatch.setattr(M, "around", lambda wanted, margin: (slice(None),) * 3)
+    whole = M.snapped(said, image)
+    assert torch.allclose(part, whole, atol=1e-3) and 0.1 < (part - said).abs().max()
+    monkeypatch.undo()
+    assert M.around(said[0], 3) == (slice(None), slice(17, 38), slice(27, 53))
+    assert M.around(torch.zeros(4, 4), 3) == (slice(None),) * 3
 
 
 def test_outlines_snap_to_colours():

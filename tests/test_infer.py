@@ -263,7 +263,8 @@ def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():
             torch.eye(4).double().repeat(3, 1, 1), torch.ones(3).double(), 0.0, 0.0,
         )  # fmt: skip
         dense = Dense(np.full((3, 32, 48), far, np.float32), *np.zeros((2, 3, 32, 48), np.float32))
-        solved.append(Solved(bounds, decoded.shot(bounds), still, dense, Progress()))
+        shot = decoded.shot(bounds)
+        solved.append(Solved(bounds, shot, Flows(shot, dis_flow), still, dense, Progress()))
     found = preview_range(decoded, solved)
     assert 3.0 < found.flow < 6.0  # 2 px at half the stored size
     assert found.near == pytest.approx(2.0) and found.far >= 8.0

@@ -9,6 +9,7 @@ import torch
 from glvid.geometry import pixel_grid
 from glvid.networks import CameraConfig, CameraNet, DepthConfig, DepthNet, FlowConfig, FlowNet
 from glvid.networks.blocks import correlation
+from glvid.networks.depth import Head, SettledHead
 from glvid.networks.flow import Blend, calibrated, convex_upsample, inner_size
 from glvid.networks.lite import ROWS, Layer, Lite, channels, converted, rows, settled
 
@@ -99,13 +100,18 @@ def test_a_settled_network_says_the_same(precision):
     net = DepthNet(DepthConfig(spread=True, lite=True)).eval()
     for layer in (m for m in net.modules() if isinstance(m, Layer)):
         layer.gain.data.uniform_(0.5, 1.5), layer.offset.data.normal_(std=0.2)
+    net.heads[2].conv.weight.data.normal_(std=0.05)
     before, x = {k: v.clone() for k, v in net.state_dict().items()}, images()
     asked = settled(net, precision)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         for said, other in zip(asked.encoded(x), net.encoded(x), strict=True):
             assert said.dtype == precision
             assert (said - other).abs().max() < (1e-5 if precision == torch.float32 else 0.02) * other.abs().max()
+        for said, other in zip(asked.estimate(x), net.estimate(x), strict=True):
+            assert said.dtype == torch.float32
+            assert (said.log() - other.log()).abs().max() < (1e-4 if precision == torch.float32 else 0.05)
     assert not any(isinstance(m, Layer) for m in asked.modules()) and asked is not net
+    assert [type(m) for m in asked.heads] == [Head, *[SettledHead] * 3] and isinstance(asked.spread, SettledHead)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     plain = DepthNet(SMALL)
     assert settled(plain) is plain

@@ -23,7 +23,12 @@ def command(arguments: Sequence[str]) -> int:
     return code or result or 0
 
 
-MALLOPT = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20}  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, bytes
+MALLOPT = {
+    -3: 32 << 20,
+    -1: 1 << 30,
+    -2: 64 << 20,
+    -8: 4,
+}  # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD, bytes
 
 
 def keep_freed_memory() -> None:

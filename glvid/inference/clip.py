@@ -39,6 +39,7 @@ from glvid.predict import (
     Flows,
     chosen_device,
     chosen_precision,
+    dis_flow,
     is_of_memory,
     predict_camera,
     working_size,
@@ -128,7 +129,8 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
     stores = {b: job.work.rows(*b, len(decoded.times)) for b in shots}
-    flows = {b: Flows(decoded.shot(b), job.networks.flow, stores[b], polished=full) for b in shots}
+    back = dis_flow if job.options.flow == "dis" and not full else None
+    flows = {b: Flows(decoded.shot(b), job.networks.flow, stores[b], full, back) for b in shots}
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:
         solution = camera_of(job, decoded.shot(bounds), flows[bounds], start, job.given is not None, fixed(job))
@@ -158,7 +160,7 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
         shot, dense, solution, progress = refine.refine(shot, solution, matches, net, plan, job.report.advance)
         of_shot = partial(quality.of_shot, shot, solution, dense, matches, job.size)
         found = store.once("quality", lambda of_shot=of_shot: astuple(of_shot()))
-        solved.append(Solved(bounds, shot, solution, dense, progress, quality.Quality(*found)))
+        solved.append(Solved(bounds, shot, matches, solution, dense, progress, quality.Quality(*found)))
     job.clock.add("refine", since)
     return solved
 

@@ -21,7 +21,7 @@ from glvid.networks import hub
 from glvid.parallel import cores
 from glvid.predict import (
     FlowOf,
-    dis_flow,
+    Flows,
     fine_dis_flow,
     net_flow,
 )
@@ -115,6 +115,7 @@ class Solved:
 
     bounds: tuple[int, int]
     shot: Shot
+    flows: Flows
     solution: Solution
     dense: Dense
     progress: refine.Progress
@@ -181,7 +182,7 @@ def load_networks(options: InferOptions, device: str, precision: str) -> Network
         depth, depth_facts = weights.load(names["depth"], "depth", device)
     camera, camera_facts = weights.load(names["camera"], "camera", device)
     facts = {"depth": depth_facts, "camera": camera_facts}
-    flow = dis_flow if options.refine == "none" else fine_dis_flow
+    flow = fine_dis_flow
     if options.flow == "net":
         net, facts["flow"] = weights.load(names["flow"], "flow", device)
         flow = net_flow(net, device)

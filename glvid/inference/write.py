@@ -194,7 +194,7 @@ def write_maps(
     the preview."""
     s, n, here, after = item
     depth, moving = stored_maps(s, decoded, n, here)
-    flow = None if n == s.bounds[1] - 1 else stored_flow(job, here, after)
+    flow = None if n == s.bounds[1] - 1 else stored_flow(job, s, n, here, after)
     if flow is not None and job.options.refine != "none":
         flow = refined_flow(s, n, flow, (here, after), depth, moving)
     results.write_frame(job.out, rows[n], scale, depth, flow, moving, here)
@@ -215,10 +215,10 @@ def preview_range(decoded: Decoded, solved: list[Solved]) -> Range:
 
 def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Depth (H, W) and moving probability (H, W) of frame n at stored size."""
-    k, guide = n - s.bounds[0], as_tensor(image[None])
+    k, guide = n - s.bounds[0], grey(image)
     depth = full_depth(s.shot, s.solution, s.dense, k, guide)
     moving = torch.from_numpy(s.dense.moving[k])[None, None]
-    moving = guided_upsample(moving, guide).clamp_(0, 1) if moving.any() else torch.zeros_like(guide[:, :1])
+    moving = guided_upsample(moving, guide).clamp_(0, 1) if moving.any() else torch.zeros_like(guide)
     size, ignored = (image.shape[1], image.shape[0]), np.array(decoded.ignored[n])
     depth = depth[0, 0].numpy()
     if ignored.any():
@@ -227,9 +227,20 @@ def stored_maps(s: Solved, decoded: Decoded, n: int, image: np.ndarray) -> tuple
     return depth, moving[0, 0].numpy()
 
 
-def stored_flow(job: Job, here: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Flow (2, H, W) between two stored images."""
+def grey(image: np.ndarray) -> torch.Tensor:
+    """Mean of the colours (1, 1, H, W), 0..1, of an image (H, W, 3)."""
+    return torch.from_numpy(cv2.transform(image.astype(np.float32), np.full((1, 3), 1 / 765, np.float32)))[None, None]
+
+
+def stored_flow(job: Job, s: Solved, n: int, here: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Flow (2, H, W) between the stored images of frame n and the next.
+
+    DIS ends at half resolution: where that is no more than working size, what it found there, down to whole pixels, is
+    the finer one.
+    """
     if job.options.flow == "dis":
+        if min(a / b for a, b in zip(s.shot.size, job.size, strict=True)) > 0.5:
+            return resize_flow(s.flows.onward(n - s.bounds[0]), job.size)[0].numpy()
         return dis_flow(here[None], after[None])[0].numpy()
     size = tuple(max(32, 32 * round(side / 32)) for side in job.size)  # what the network takes
     fitting = [cv2.resize(x, size, interpolation=cv2.INTER_AREA)[None] for x in (here, after)]

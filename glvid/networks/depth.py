@@ -41,10 +41,14 @@ class Join(nn.Module):
 
 
 class Head(nn.Module):
-    """Features to logits in float32, because bfloat16 has steps of 3 % at the size of the bias."""
+    """Features to logits in float32, because bfloat16 has steps of 3 % at the size of the bias.
 
-    def __init__(self, inputs: int, outputs: int):
+    large: it says the most, and the others only correct it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, large: bool = False):
         super().__init__()
+        self.large = large
         self.norm, self.conv = norm(inputs), conv(inputs, outputs)
         nn.init.normal_(self.conv.weight, std=1e-3)
 
@@ -52,6 +56,30 @@ class Head(nn.Module):
         x = F.relu(self.norm(x)).float()
         with torch.autocast(x.device.type, enabled=False):
             return F.conv2d(x, self.conv.weight.float(), self.conv.bias.float(), padding=1)
+
+    def settled(self, dtype: torch.dtype) -> "nn.Module":
+        """The same, not to be trained; itself where what it says is large."""
+        return self if self.large else SettledHead(self, dtype)
+
+
+class SettledHead(nn.Module):
+    """A `Head` of small corrections that will not be trained: in the arithmetic of the rest, but for the bias.
+
+    Filters of zeros make it AT_ONCE: with fewer the library takes a way that is several times slower.
+    """
+
+    AT_ONCE = 16
+
+    def __init__(self, head: Head, dtype: torch.dtype):
+        super().__init__()
+        self.norm, self.outputs, weight = head.norm, len(head.conv.weight), head.conv.weight.detach().to(dtype)
+        more = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, self.AT_ONCE - self.outputs))
+        self.register_buffer("weight", more.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", head.conv.bias.detach()[:, None, None].clone())
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N H W"]:
+        x = F.relu(self.norm(x), inplace=True).to(self.weight.dtype)
+        return F.conv2d(x, self.weight, padding=1)[:, : self.outputs].float() + self.bias
 
 
 class DepthNet(nn.Module):
@@ -77,7 +105,7 @@ class DepthNet(nn.Module):
         self.up16, self.up8, self.up4 = Join(c32, s16, c16), Join(c16, s8, c8), Join(c8, s4, c4, blocks=0)
         self.up2 = nn.Sequential(norm(c4), nn.ReLU(), conv(c4, c2))
         self.skip2, self.mix2 = conv(s2, c2, kernel=1), nn.Sequential(norm(c2), nn.ReLU(), conv(c2, c2))
-        self.heads = nn.ModuleList(Head(c, n) for c, n in ((c8, 1), (c4, 1), (c2, 1), (c2, 4)))
+        self.heads = nn.ModuleList(Head(c, n, k == 0) for k, (c, n) in enumerate(((c8, 1), (c4, 1), (c2, 1), (c2, 4))))
         self.spread = Head(c2, 1) if config.spread else None
         near, far = config.near, config.far
         share = torch.tensor((1 / START - 1 / far) / (1 / near - 1 / far))

@@ -82,6 +82,10 @@ class Layer(nn.Module):
             x = F.conv2d(x, weight, self.offset, self.conv.stride, self.conv.padding, 1, self.conv.groups)
         return F.relu6(x, inplace=not torch.is_grad_enabled()) if self.bent else x
 
+    def settled(self, dtype: torch.dtype) -> "Settled":
+        """The same, not to be trained."""
+        return Settled(self, dtype)
+
 
 class Settled(nn.Module):
     """A `Layer` that will not be trained: its gains are in its filters, kept in the arithmetic they work in."""
@@ -89,14 +93,14 @@ class Settled(nn.Module):
     def __init__(self, layer: Layer, dtype: torch.dtype):
         super().__init__()
         weight, conv = layer.conv.weight * layer.gain[:, None, None, None], layer.conv
+        self.stride, self.padding, self.groups, self.bent = conv.stride, conv.padding, conv.groups, layer.bent
+        if layer.more:  # zeros in the filter, on the left and above, in place of those beside a copy of the picture
+            weight, self.padding = F.pad(weight, (1, 0, 1, 0)), tuple(n + 1 for n in conv.padding)
         self.register_buffer("weight", weight.detach().to(dtype).contiguous(memory_format=torch.channels_last))
         self.register_buffer("offset", layer.offset.detach().to(dtype))
-        self.stride, self.padding, self.groups = conv.stride, conv.padding, conv.groups
-        self.more, self.bent = layer.more, layer.bent
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         x = x.to(self.weight.dtype)
-        x = F.pad(x, self.more) if self.more else x
         if self.bent and x.device.type == "cpu" and torch.backends.mkldnn.is_available():  # bends before it stores
             last = ("hardtanh", [0.0, 6.0], "")
             of_cpu = torch.ops.mkldnn._convolution_pointwise
@@ -106,14 +110,17 @@ class Settled(nn.Module):
 
 
 def settled(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A copy of a network whose `Layer`s are `Settled`, to be asked, not trained; the network itself if it has none."""
+    """A copy of a network to be asked, not trained: modules that can be `settled` are; the network itself if it has no
+    `Layer`."""
     if not any(isinstance(module, Layer) for module in net.modules()):
         return net
     net = copy.deepcopy(net)
     for module in list(net.modules()):
+        if isinstance(module, nn.ReLU):  # what comes to it is a norm's, and nobody else's
+            module.inplace = True
         for name, child in module.named_children():
-            if isinstance(child, Layer):
-                setattr(module, name, Settled(child, dtype))
+            if hasattr(child, "settled"):
+                setattr(module, name, child.settled(dtype))
     return net
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from glvid.geometry import inverse, se3_exp
-from glvid.parallel import each
+from glvid.parallel import cores, each
 from glvid.solve.matches import CHUNK, Tracks
 from glvid.types import Intrinsics
 
@@ -62,7 +62,13 @@ class Problem:
         return (CORRELATED * self.sigma_px / READOUT_SIGMA) ** 2
 
 
-AT_ONCE = 20  # anchor frames of a core: bounds memory, and is little enough to be shared among cores
+AT_ONCE = 50  # anchor frames of a core: bounds memory; what a call costs whatever its size weighs as much as 30 of them
+
+
+def parts(frames: int) -> Sequence[Tensor]:
+    """Numbers of frames, AT_ONCE of them together at most, in as many parts of one size as keep all cores busy."""
+    rounds = -(-frames // (AT_ONCE * cores()))
+    return torch.arange(frames).chunk(rounds * cores())
 
 
 def camera_of(problem: Problem, log_f: Tensor) -> Intrinsics:
@@ -171,7 +177,7 @@ def cost_of(problem: Problem, state: State, kernel: float) -> float:
         prior = 0.5 * problem.sigma_px**2 * torch.log1p((e / s) ** 2) if np.isfinite(problem.sigma_depth) else 0 * e
         return float((cost * weight).sum().double() + prior.sum().double())
 
-    total = sum(each(of_frames, torch.arange(len(problem.tracks.xy)).split(AT_ONCE)))
+    total = sum(each(of_frames, parts(len(problem.tracks.xy))))
     readout = problem.readout_weight * float(state.readout) ** 2
     return total + 0.5 * (problem.focal_weight * float(state.log_f - problem.focal_start) ** 2 + readout)
 
@@ -308,9 +314,8 @@ def reduce(problem: Problem, state: State, kernel: float, damping: float, freeze
     corner = torch.diag(weights)
     gradient_lens = weights * torch.stack([state.log_f - problem.focal_start, state.readout])
     chunks, k = [], len(offsets)
-    parts = torch.arange(N).split(AT_ONCE)
     without_points = partial(eliminated, problem, state, kernel=kernel, damping=damping, freeze_points=freeze_points)
-    for n, (S, s, EC, free) in zip(parts, each(without_points, parts), strict=True):
+    for n, (S, s, EC, free) in zip(parts(N), each(without_points, parts(N)), strict=True):
         frames = n[:, None] + offsets
         there = (frames >= 0) & (frames < N)
         row, column = frames[:, :, None], frames[:, None]

@@ -70,13 +70,14 @@ def tracks(
     for k, offset in enumerate(offsets):
         for start in range(0, n - offset, CHUNK):
             i = np.arange(start, min(start + CHUNK, n - offset))
+            if offset > 1 and not flows.polished:
+                for slot, anchor, apart in ((2 * k, i, offset), (2 * k + 1, i + offset, -offset)):
+                    found, weight[anchor, slot] = follow_far(flows, xy[anchor], anchor, apart)
+                    target[anchor, slot] = drawn(shot.images[anchor], shot.images[anchor + apart], xy[anchor], found)
+                continue
             there, back = flows.sharp(i, i + offset), flows.sharp(i + offset, i)
             for slot, anchor, go, ret in ((2 * k, i, there, back), (2 * k + 1, i + offset, back, there)):
-                found, weight[anchor, slot] = follow(xy[anchor], go, ret)
-                if offset > 1 and not flows.polished:
-                    other = anchor + signed[slot]
-                    found = drawn(shot.images[anchor], shot.images[other], xy[anchor], found)
-                target[anchor, slot] = found
+                target[anchor, slot], weight[anchor, slot] = follow(xy[anchor], go, ret)
         if advance:
             advance(n * (k + 1) // len(offsets) - n * k // len(offsets))
     if shot.ignored is not None:
@@ -122,9 +123,23 @@ def follow(xy: Float[Tensor, "B M 2"], go: Float[Tensor, "B _c H W"], back: Floa
     step = found[:, :2]
     there = at + step
     ret, inside = sample_at(back[:, :2], there)
-    gap = (step + ret).norm(dim=1)[:, 0]
-    allowed = 0.5 + 0.02 * step.norm(dim=1)[:, 0]
-    w = inside[:, 0, 0] / (1 + (gap / allowed) ** 2) ** 2
+    w = agreed(step[:, :, 0].transpose(1, 2), (step + ret)[:, :, 0].transpose(1, 2)) * inside[:, 0, 0]
     if found.shape[1] > 2:
         w = w * 2 / (1 + torch.stack([over_median(sigma) for sigma in found[:, 2, 0]]) ** 2)
     return there[:, :, 0].transpose(1, 2), torch.where(w < 0.05, torch.zeros_like(w), w)
+
+
+def follow_far(
+    flows: Flows, xy: Float[Tensor, "B M 2"], i: np.ndarray, apart: int
+) -> tuple[Float[Tensor, "B M 2"], Float[Tensor, "B M"]]:
+    """`follow` of points of frames i to those so many frames on, by flow between neighbours alone."""
+    there, within = flows.led(xy, i, apart)
+    back, inside = flows.led(there, i + apart, -apart)
+    w = agreed(there - xy, back - xy) * within * inside
+    return there, torch.where(w < 0.05, torch.zeros_like(w), w)
+
+
+def agreed(step: Float[Tensor, "B M 2"], gap: Float[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
+    """How far matches are to be believed whose way there and back (px) ends beside where it began."""
+    allowed = 0.5 + 0.02 * step.norm(dim=-1)
+    return 1 / (1 + (gap.norm(dim=-1) / allowed) ** 2) ** 2

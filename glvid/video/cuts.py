@@ -1,5 +1,7 @@
 """Where one shot ends and the next begins."""
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ FLAT = 3.0  # grey levels; blocks of a smaller standard deviation match anywhere
 def is_cut(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Does a hard cut lie between two consecutive frames of one size? See `cut_score`; and flow cannot follow: things
     so near that they cross the picture from one frame to the next are unlike, but behind them the scene goes on."""
-    return cut_score(a, b) > CUT and (
+    return all(score > CUT for score in _scores(a, b)) and (
         _blank(_small(a, a.shape)) != _blank(_small(b, a.shape)) or _followed(a, b) < FOLLOWED
     )
 
@@ -45,10 +47,17 @@ def cut_score(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> float:
     either way, and the smaller difference holds. Fast motion does not count: see `_difference`. Between a picture and
     a blank frame lies a cut.
     """
+    return min(_scores(a, b))
+
+
+def _scores(a: Rgb, b: UInt8[np.ndarray, "h w 3"]) -> Iterator[float]:
+    """Those that `cut_score` takes the least of."""
     a, b = _small(a, a.shape), _small(b, a.shape)
     if _blank(a) != _blank(b):
-        return 1.0
-    return min(_difference(_toned(a, b), b), _difference(a, _toned(b, a)))
+        yield 1.0
+        return
+    yield _difference(_toned(a, b), b)
+    yield _difference(a, _toned(b, a))
 
 
 def _small(image: Rgb, shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:

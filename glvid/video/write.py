@@ -147,7 +147,8 @@ def _ffv1(output: av.container.OutputContainer, shape: tuple[int, int]) -> av.Vi
 def _yuv(image: Rgb, index: int, stream: av.VideoStream) -> av.VideoFrame:
     """One picture of the stream, padded to its size by repeating the last row and column."""
     h, w = image.shape[:2]
-    padded = np.pad(image, ((0, stream.height - h), (0, stream.width - w), (0, 0)), "edge")
+    missing = stream.height - h, stream.width - w
+    padded = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), "edge") if any(missing) else image
     frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
     frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
     frame.pts, frame.time_base = index, 1 / stream.codec_context.framerate
