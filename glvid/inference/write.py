@@ -235,11 +235,11 @@ def grey(image: np.ndarray) -> torch.Tensor:
 def stored_flow(job: Job, s: Solved, n: int, here: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Flow (2, H, W) between the stored images of frame n and the next.
 
-    DIS ends at half resolution: where that is no more than working size, what it found there, down to whole pixels, is
-    the finer one.
+    DIS ends at half resolution: where that is less than working size, what it found there, down to whole pixels, is the
+    finer one. Small pictures are enlarged to working size, which adds nothing and misleads it.
     """
     if job.options.flow == "dis":
-        if min(a / b for a, b in zip(s.shot.size, job.size, strict=True)) > 0.5:
+        if all(0.5 < a / b <= 1 for a, b in zip(s.shot.size, job.size, strict=True)):
             return resize_flow(s.flows.onward(n - s.bounds[0]), job.size)[0].numpy()
         return dis_flow(here[None], after[None])[0].numpy()
     size = tuple(max(32, 32 * round(side / 32)) for side in job.size)  # what the network takes
