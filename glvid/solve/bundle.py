@@ -183,20 +183,20 @@ def cost_of(problem: Problem, state: State, kernel: float) -> float:
 
 
 def derivatives(problem: Problem, state: State, n: Tensor, kernel: float):
-    """Whitened residuals of anchor frames n, by their unknowns: A (B, K, 16, 2, M), and their weights (B, K, M).
+    """Whitened residuals of anchor frames n, times the roots of their weights, by their unknowns: A (B, K, 16, 2, M).
 
-    Rows of A: by pose a (its inverse moves the ray), by pose b, by log f, by the readout; the residual itself; by log
+    Rows: by pose a (its inverse moves the ray), by pose b, by log f, by the readout; the residual itself; by log
     rho. Points lie along the last dimension, which is what processors like.
     """
     r, R, rho, q, z, K, residual, weight = reproject(problem, state, n)
-    weight = weight * robust(residual, kernel)[1]
+    weight = (weight * robust(residual, kernel)[1]).sqrt()
     t, (f, g), size = problem.tracks, K.focal, (*weight.shape[:2], 16, 2, weight.shape[2])
     moved = (q - r @ R.transpose(-1, -2)).transpose(-1, -2)  # rho times the translation, (B, K, 3, M)
     r, q, rho, z = r.transpose(-1, -2).contiguous(), q.transpose(-1, -2).contiguous(), rho[..., None, :, 0], z[..., 0]
     root, turned = t.root[n].permute(2, 3, 0, 1)[:, :, :, None].contiguous(), R.transpose(-1, -2)
     A = torch.empty(size)
     for v, (a, b) in enumerate(root):
-        x, y = a * f / z, b * g / z
+        x, y = weight * a * f / z, weight * b * g / z
         by_q = torch.stack([x, y, -(x * q[:, :, 0] + y * q[:, :, 1]) / z], 2)
         by_r = turned @ by_q
         A[:, :, :3, v], A[:, :, 3:6, v] = by_r * -rho, crossed(by_r, r)
@@ -206,9 +206,10 @@ def derivatives(problem: Problem, state: State, n: Tensor, kernel: float):
         A[:, :, 13, v] = 0.0
         if t.lag is not None:  # the anchor's ray and where it was seen move with the readout
             (lag_x, lag_y), (to_x, to_y) = t.lag[n][:, None].unbind(-1), t.target_lag[n].unbind(-1)
-            A[:, :, 13, v] = a * to_x + b * to_y - by_r[:, :, 0] * lag_x / f - by_r[:, :, 1] * lag_y / g
-        A[:, :, 14, v], A[:, :, 15, v] = residual[..., v], (by_q * moved).sum(2)
-    return A, weight
+            seen = weight * (a * to_x + b * to_y)
+            A[:, :, 13, v] = seen - by_r[:, :, 0] * lag_x / f - by_r[:, :, 1] * lag_y / g
+        A[:, :, 14, v], A[:, :, 15, v] = weight * residual[..., v], (by_q * moved).sum(2)
+    return A
 
 
 def crossed(a: Float[Tensor, "B K 3 M"], b: Float[Tensor, "B k 3 M"]) -> Float[Tensor, "B K 3 M"]:
@@ -223,11 +224,12 @@ def normal_equations(problem: Problem, state: State, n: Tensor, kernel: float):
     Local unknowns of anchor a: pose a, poses at the K offsets, log f, readout: D = 6 (K + 1) + 2. Returns H (B, D, D),
     g (B, D), E (B, D, M), C (B, M), g_rho (B, M): pose-pose, gradient, pose-point, point-point, point gradient.
     """
-    A, weight = derivatives(problem, state, n, kernel)
-    B, k, _, _, M = A.shape
-    WA = A * weight[:, :, None, None]
-    gram = WA.flatten(3) @ A.flatten(3).transpose(-1, -2)  # (B, K, 16, 16)
-    with_point = (WA * A[:, :, 15:]).sum(3)  # (B, K, 16, M)
+    A = derivatives(problem, state, n, kernel).flatten(3)
+    B, k, _, M = A.shape
+    M //= 2
+    gram = A @ A.transpose(-1, -2)  # (B, K, 16, 16)
+    with_point = A * A[:, :, 15:]
+    with_point = with_point[..., :M] + with_point[..., M:]  # (B, K, 16, M)
     D = 6 * (k + 1) + 2
     H, E, g = torch.zeros(B, D, D), torch.empty(B, D, M), torch.empty(B, D)
     for s in range(k):
