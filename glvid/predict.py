@@ -192,6 +192,20 @@ def dis_flow(a: Images, b: Images, start: Float[Tensor, "N 2 H W"] | None = None
     return flow_of_pairs(matched, a, b, start)
 
 
+def rough_dis_flow(a: Images, b: Images, start: Float[Tensor, "N 2 H W"] | None = None) -> Float[Tensor, "N 2 H W"]:
+    """`dis_flow` of fewer patches and steps, in three fifths of the time: good enough to tell what the other way is
+    worth (median error 0.21 instead of 0.19 px between neighbours of four rendered worlds at 384x224)."""
+
+    def matched(a: np.ndarray, b: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+        dis = medium_dis()
+        dis.setPatchStride(5)
+        dis.setGradientDescentIterations(12)
+        dis.setVariationalRefinementIterations(3)
+        return dis.calc(a, b, start)
+
+    return flow_of_pairs(matched, a, b, start)
+
+
 def fine_dis_flow(a: Images, b: Images, start: Float[Tensor, "N 2 H W"] | None = None) -> Float[Tensor, "N 2 H W"]:
     """`dis_flow` gone on to full resolution, which halves its median error (0.14 to 0.07 px between neighbours of four
     rendered worlds at 384x224): fewer patches and steps than its own last level takes, since it starts closer. From a

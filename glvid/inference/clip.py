@@ -39,9 +39,9 @@ from glvid.predict import (
     Flows,
     chosen_device,
     chosen_precision,
-    dis_flow,
     is_of_memory,
     predict_camera,
+    rough_dis_flow,
     working_size,
 )
 from glvid.solve import PARALLAX, solve
@@ -129,7 +129,7 @@ def solve_shots(job: Job, decoded: Decoded) -> list[Solved]:
     job.report.stage("camera", sum(b - a for a, b in shots))
     start = starting_camera(job, decoded)
     stores = {b: job.work.rows(*b, len(decoded.times)) for b in shots}
-    back = dis_flow if job.options.flow == "dis" and not full else None
+    back = rough_dis_flow if job.options.flow == "dis" and not full else None
     flows = {b: Flows(decoded.shot(b), job.networks.flow, stores[b], full, back) for b in shots}
     solutions: dict[tuple[int, int], Solution] = {}
     for bounds in shots[:3]:
