@@ -19,7 +19,7 @@ from glvid.dense import Dense
 from glvid.errors import InputError, UsageError
 from glvid.exports.ply import read_ply
 from glvid.inference import clip as clip_module
-from glvid.inference import job
+from glvid.inference import job, write
 from glvid.inference.job import Decoded, Solved
 from glvid.inference.work import Work
 from glvid.inference.write import preview_range
@@ -248,7 +248,7 @@ def test_what_a_network_says_of_its_error_reaches_solve_and_refinement(clip, tmp
     assert tracks(replace(shot, sigma=None), Flows(shot, dis_flow), (1,), 40).sigma is None
 
 
-def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():
+def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it(monkeypatch):
     texture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 200, 3), dtype=np.uint8), (0, 0), 2)
     images = np.stack([texture[:, k : k + 96] for k in (0, 2, 4, 90, 92, 94)])  # a cut between the third and fourth
     depth = np.ones((6, 64, 96), np.float32)
@@ -265,6 +265,8 @@ def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it():
         dense = Dense(np.full((3, 32, 48), far, np.float32), *np.zeros((2, 3, 32, 48), np.float32))
         shot = decoded.shot(bounds)
         solved.append(Solved(bounds, shot, Flows(shot, dis_flow), still, dense, Progress()))
+    monkeypatch.setattr(write, "SAMPLED", 3)
+    assert sorted(write.sampled_depth(solved)) == [2.0] * 2 * 8 * 12 + [8.0] * 2 * 8 * 12  # every other frame of either
     found = preview_range(decoded, solved)
     assert 3.0 < found.flow < 6.0  # 2 px at half the stored size
     assert found.near == pytest.approx(2.0) and found.far >= 8.0

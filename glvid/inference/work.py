@@ -5,6 +5,7 @@ it was written, as long as the machine goes on. For what may happen to the machi
 flushed to disk, with the marks of what was done by then, to which a process after a restart goes back.
 """
 
+import ctypes
 import errno
 import json
 import mmap
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 EVERY = 0.02  # s between two looks at what is resident: gigabytes a second can be read
 LITTLE = 64_000_000  # bytes of files, more than after the last time, from which pages are given back
-SEALED = 30.0  # s between two times that everything is flushed to disk
+SEALED = 30.0  # s between two times that everything is flushed to disk, and freed memory given back
 SHARE = 0.1  # of the time, at most, that goes into values which are replaced all the time
 MANIFEST, SEALS = "manifest.json", "sealed.value"
 
@@ -160,6 +161,7 @@ class Work(Store):
             if time.monotonic() - sealed > SEALED:
                 with suppress(OutputError):  # the run itself will meet the full disk
                     self.seal()
+                _trim()
                 sealed = time.monotonic()
 
 
@@ -246,6 +248,14 @@ def _resident() -> int:
             return int(file.read().split()[2]) * mmap.PAGESIZE
     except OSError:
         return 0
+
+
+def _trim() -> None:
+    """Lets the C library (glibc; others are left alone) give back what it keeps of freed memory: over hours, what is in
+    use scatters over more and more of it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _synced(folder: Path, written: np.ndarray | BinaryIO) -> None:

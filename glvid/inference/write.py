@@ -38,7 +38,7 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     """Second pass: every map at full size, then path, camera, preview, cloud, and run.json last."""
     since, o = time.perf_counter(), job.options
     chosen = solved[0].solution
-    scale = formats.depth_scale(np.concatenate([s.dense.depth[:, ::4, ::4].ravel() for s in solved]))
+    scale = formats.depth_scale(sampled_depth(solved))
     rows = []
     for s in solved:
         for n in range(*s.bounds):
@@ -86,6 +86,15 @@ def write(job: Job, decoded: Decoded, solved: list[Solved]) -> dict[str, Any]:
     info |= {"result_sha256": result_print(job.out, job.work.array("prints", (len(rows), 32), np.uint8).tobytes())}
     results.write_info(job.out, info)
     return info
+
+
+SAMPLED = 400  # frames at most: all maps of a long clip at once would be as much memory as they are
+
+
+def sampled_depth(solved: list[Solved]) -> np.ndarray:
+    """Depths spread over the clip."""
+    every = -(-sum(len(s.dense.depth) for s in solved) // SAMPLED)
+    return np.concatenate([s.dense.depth[::every, ::4, ::4].ravel() for s in solved])
 
 
 def result_print(out: Path, maps: bytes) -> str:
