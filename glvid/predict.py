@@ -193,8 +193,8 @@ def dis_flow(a: Images, b: Images, start: Float[Tensor, "N 2 H W"] | None = None
 
 
 def rough_dis_flow(a: Images, b: Images, start: Float[Tensor, "N 2 H W"] | None = None) -> Float[Tensor, "N 2 H W"]:
-    """`dis_flow` of fewer patches and steps, in three fifths of the time: good enough to tell what the other way is
-    worth (median error 0.21 instead of 0.19 px between neighbours of four rendered worlds at 384x224)."""
+    """`dis_flow` of fewer patches and steps, in three fifths of the time: good enough for the way back, which is not
+    stored (median error 0.21 instead of 0.19 px between neighbours of four rendered worlds at 384x224)."""
 
     def matched(a: np.ndarray, b: np.ndarray, start: np.ndarray | None) -> np.ndarray:
         dis = medium_dis()
@@ -356,8 +356,8 @@ class Flows:
     rendered worlds, 2, 4, 8 frames apart, more than 3 px off: 7.1, 9, 12 % of what rests and is seen, and 12, 18, 39 %
     when matched by `fine_dis_flow` (medians 0.23, 0.32, 0.37 and 0.37, 1.9, 12 px; unpolished 0.25, 0.36, 0.51).
     What was found stays in `store`, 4 bytes a vector: solve, triangulation and descent all ask for the same pairs; that
-    of every frame to the next one at working size too (`onward`). `back` finds flow to the frame before, which only
-    has to tell whether the way there can be believed.
+    of every frame to the next one at working size too (`onward`). `back` finds flow to the frame before, which may
+    be a cheaper one: it is followed and compared like the other, but never a result.
     """
 
     STEP = 1 / 64  # px, of what is kept; so vectors of up to 512 px

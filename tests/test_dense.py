@@ -419,8 +419,8 @@ def test_objects_are_whole(even):
     assert max(x.max() for x in still) < 0.1
 
 
-def test_a_vote_fills_the_frame_that_missed_an_object():
-    """A square moves 3 px a frame; frame 2 did not see it and frame 4 saw something where nothing is."""
+def passing_square() -> tuple[np.ndarray, Flows]:
+    """Where a square is that moves 3 px a frame, and its flow between neighbours."""
     true = np.zeros((6, 40, 60), np.float32)
     for n in range(6):
         true[n, 10:20, 5 + 3 * n : 15 + 3 * n] = 1
@@ -429,6 +429,12 @@ def test_a_vote_fills_the_frame_that_missed_an_object():
         for a, b in ((n, n + 1), (n + 1, n)):
             step = np.stack([3 * (b - a) * true[a], 0 * true[a]])
             flows.keep(np.array([a]), np.array([b]), torch.from_numpy(step)[None])
+    return true, flows
+
+
+def test_a_vote_fills_the_frame_that_missed_an_object():
+    """Frame 2 did not see it and frame 4 saw something where nothing is."""
+    true, flows = passing_square()
     said = true.copy()
     said[2] = 0
     said[4, 30:36, 30:36] = 1
@@ -438,14 +444,7 @@ def test_a_vote_fills_the_frame_that_missed_an_object():
 
 
 def test_a_vote_tells_the_frames_between_those_that_know():
-    true = np.zeros((6, 40, 60), np.float32)
-    for n in range(6):
-        true[n, 10:20, 5 + 3 * n : 15 + 3 * n] = 1
-    flows = Flows(Shot(np.arange(6.0), np.zeros((6, 80, 120, 3), np.uint8), np.ones((6, 80, 120))), dis_flow)
-    for n in range(5):
-        for a, b in ((n, n + 1), (n + 1, n)):
-            step = np.stack([3 * (b - a) * true[a], 0 * true[a]])
-            flows.keep(np.array([a]), np.array([b]), torch.from_numpy(step)[None])
+    true, flows = passing_square()
     said = true.copy()
     said[[1, 3]] = 0  # 5 is the last one, which is asked
     found = M.voted(said, np.ones((6, 2, 40, 60), np.float32), flows, every=2) > M.MAJORITY

@@ -29,7 +29,7 @@ from glvid.refine import Progress
 from glvid.solve.matches import tracks
 from glvid.solve.starts import portion, thinned
 from glvid.synthetic import scene
-from glvid.types import Intrinsics, Solution
+from glvid.types import Intrinsics, Shot, Solution
 
 OPTIONS = inference.InferOptions(steps=1)
 
@@ -270,6 +270,31 @@ def test_the_preview_has_one_range_and_flow_across_a_cut_has_no_part_in_it(monke
     found = preview_range(decoded, solved)
     assert 3.0 < found.flow < 6.0  # 2 px at half the stored size
     assert found.near == pytest.approx(2.0) and found.far >= 8.0
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [((96, 64), True), ((190, 126), True), ((192, 128), False), ((90, 60), False)]
+)
+def test_flow_is_stored_as_it_was_found_where_that_is_finer_than_dis_at_stored_size(size, kept):
+    """Working size is 96x64; a frame moves by 3 % of its width."""
+    wall = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 128, 3), dtype=np.uint8), (0, 0), 2)
+    small = np.stack([wall[:, k : k + 96] for k in (3, 0)])
+    shot = Shot(np.arange(2.0), small, np.ones((2, 64, 96), np.float32))
+    asked = []
+
+    def flow(a, b):
+        asked.append(len(a))
+        return dis_flow(a, b)
+
+    s, asking = object.__new__(Solved), object.__new__(job.Job)  # no more of them than is needed
+    vars(s).update(bounds=(5, 7), shot=shot, flows=Flows(shot, flow))
+    vars(asking).update(options=OPTIONS, size=size)
+    here, after = (cv2.resize(x, size) for x in small)
+    found = write.stored_flow(asking, s, 5, here, after)
+    assert found.shape == (2, *size[::-1]) and len(asked) == kept
+    middle = found[:, size[1] // 4 : -size[1] // 4, size[0] // 4 : -size[0] // 4]
+    assert np.median(middle[0]) == pytest.approx(3 * size[0] / 96, rel=0.05)
+    assert np.abs(np.median(middle[1])) < 0.1
 
 
 @pytest.mark.parametrize("asked", ["auto", "fp32", "bf16"])

@@ -7,13 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from kills import prints
+from memory import resident
 from test_full_disk import limited
 from test_video import film, pan
 
@@ -688,3 +691,24 @@ def test_a_signal_that_was_ignored_stays_so(heard):
 def test_a_signal_in_the_last_unit_counts(heard):
     with pytest.raises(ends.Interrupted), ends.stoppable(inference.Report(), quiet=True):
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system does not say what is in memory")
+def test_freed_memory_goes_back_now_and_then(tmp_path, monkeypatch):
+    """200 MB in small pieces, of which some stay, so that a C library gives nothing back by itself."""
+    looked, trim = threading.Event(), work._trim
+
+    def trimmed() -> None:
+        trim()
+        looked.set()
+
+    monkeypatch.setattr(work, "SEALED", 0.05)
+    monkeypatch.setattr(work, "_trim", trimmed)
+    pieces = [bytearray(b"x" * 20_000) for _ in range(10_000)]
+    stay, before = pieces[::50], resident(os.getpid())["RssAnon"]
+    with Work(tmp_path / "work", {}):
+        del pieces
+        looked.clear()
+        assert looked.wait(10)
+        assert resident(os.getpid())["RssAnon"] < before - 100
+    assert len(stay) == 200
