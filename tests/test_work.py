@@ -702,7 +702,7 @@ def test_freed_memory_goes_back_now_and_then(tmp_path, monkeypatch):
         trim()
         looked.set()
 
-    monkeypatch.setattr(work, "SEALED", 0.05)
+    monkeypatch.setattr(work, "TRIMMED", 0.05)
     monkeypatch.setattr(work, "_trim", trimmed)
     pieces = [bytearray(b"x" * 20_000) for _ in range(10_000)]
     stay, before = pieces[::50], resident(os.getpid())["RssAnon"]

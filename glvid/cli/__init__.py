@@ -25,7 +25,7 @@ def command(arguments: Sequence[str]) -> int:
 
 # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD (bytes), and M_ARENA_MAX: heaps that threads take turns with, of
 # which each keeps what was freed in it; usually 8 a core
-MALLOPT = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20, -8: 2 * (os.cpu_count() or 2)}
+MALLOPT = {-3: 32 << 20, -1: 1 << 30, -2: 64 << 20, -8: os.cpu_count() or 2}
 
 
 def keep_freed_memory() -> None:

@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 EVERY = 0.02  # s between two looks at what is resident: gigabytes a second can be read
 LITTLE = 64_000_000  # bytes of files, more than after the last time, from which pages are given back
-SEALED = 30.0  # s between two times that everything is flushed to disk, and freed memory given back
+SEALED = 30.0  # s between two times that everything is flushed to disk
+TRIMMED = 2.0  # s between two times that freed memory is given back
 SHARE = 0.1  # of the time, at most, that goes into values which are replaced all the time
 MANIFEST, SEALS = "manifest.json", "sealed.value"
 
@@ -153,15 +154,17 @@ class Work(Store):
             self.thread.join()
 
     def _attend(self, least: int) -> None:
-        sealed = time.monotonic()
+        sealed = trimmed = time.monotonic()
         while not self.over.wait(self.every):
             if _resident() > least + self.little:
                 self.release()
                 least = _resident()
+            if time.monotonic() - trimmed > TRIMMED:
+                _trim()
+                trimmed = time.monotonic()
             if time.monotonic() - sealed > SEALED:
                 with suppress(OutputError):  # the run itself will meet the full disk
                     self.seal()
-                _trim()
                 sealed = time.monotonic()
 
 
