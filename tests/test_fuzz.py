@@ -783,6 +783,14 @@ def test_frames_of_the_cache_that_are_missing_or_a_pipe(training):
         frames.opened(training / "cache/a.json")
 
 
+def test_checkpoints_that_are_gone(training):
+    options = trained(training)
+    assert state.last_metrics(options, "flow") == {"epe": 1.0}
+    shutil.rmtree(training / "checkpoints")
+    with pytest.raises(ModelError, match="checkpoints: there is no checkpoint of stage flow"):
+        state.last_metrics(options, "flow")
+
+
 def test_options_that_are_none(tmp_path):
     for text in ("a = " + "[" * 100_000, 'size = "384x224nan"'):
         (tmp_path / "options.toml").write_text(text)

@@ -129,8 +129,11 @@ def export(state: State, options: Options, metrics: dict[str, float]) -> None:
 
 
 def last_metrics(options: Options, stage: str) -> dict[str, float]:
-    """What the newest checkpoint of a stage scored."""
-    return weights.load_checkpoint(checkpoints(options, stage)[-1]).get("metrics", {})
+    """What the newest checkpoint of a stage scored. Raises ModelError where there is none."""
+    found = checkpoints(options, stage)
+    if not found:
+        raise ModelError(f"{options.out / 'checkpoints'}: there is no checkpoint of stage {stage}: start anew")
+    return weights.load_checkpoint(found[-1]).get("metrics", {})
 
 
 def restore(state: State, options: Options) -> bool:
