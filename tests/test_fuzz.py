@@ -12,8 +12,10 @@ import sys
 import zlib
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import cv2
+import fuzz
 import numpy as np
 import pytest
 import torch
@@ -944,3 +946,14 @@ def test_a_checkpoint_of_another_kind_of_step_is_refused(training):
         weights.save_checkpoint(content | change, path)
         with pytest.raises((ModelError, UsageError), match="flow-0000003.pt"):
             state.restore(small_state(options), options)
+
+
+def test_mutated_files_stay_small(monkeypatch):
+    """Lines of lines of lines: 2.5 GB of one byte, once."""
+    monkeypatch.setattr(fuzz, "other_text", lambda data, draw: 50 * data)
+
+    class Most(Random):
+        def choice(self, options):
+            return max(options)
+
+    assert len(fuzz.mutated(b"[" * 20_000, ".csv", Most(7))) == 50_000_000
