@@ -62,7 +62,7 @@ VALUES = (
     "A" * 3000, [], {}, [None], [0], [[]], [1.0, float("nan")], {"": None}, {"a": {"b": []}}, [0] * 3, ["x"], [{}],
 )  # fmt: skip
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63, (1 << 64) - 1)
-LARGE = 4_000_000  # bytes, that a file is not made larger from: one line 50 times, 5 times over, is 300 million of it
+LARGE = 4_000_000  # bytes, from which on a file is not changed again: one line 50 times, 5 times over, is 300 million
 TEXT = (".json", ".jsonl", ".txt", ".csv", ".toml", ".md", ".spec", "")
 
 
